@@ -1,0 +1,1 @@
+"""timm_asap: alias-free downsampling for every convolutional network of timm."""
