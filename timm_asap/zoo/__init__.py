@@ -1,0 +1,8 @@
+"""The twins of timm's convolutional networks, and low-resolution networks of the paper's field."""
+
+from timm_asap.zoo import lowres  # noqa: F401  registers the low-resolution networks, which get twins too
+from timm_asap.zoo.asap_twins import AsapOptions, is_twin, plain_name, register_twins, twin_names
+
+register_twins()
+
+__all__ = ["AsapOptions", "is_twin", "plain_name", "twin_names"]
