@@ -113,7 +113,13 @@ def convert(
 
 
 def _why_left(
-    model: nn.Module, name: str, layer: nn.Module, geometry: Geometry, layout: str, stem: str | bool, is_stem: bool
+    model: nn.Module,
+    name: str,
+    layer: nn.Module,
+    geometry: Geometry,
+    layout: str,
+    stem: str | bool,
+    is_stem: bool,
 ) -> str:
     """The reason to leave a strided layer as it is, or an empty string."""
     if is_converted(layer):

@@ -97,7 +97,11 @@ def geometry_of(layer: nn.Module) -> Geometry | None:
             getattr(layer, "same_pad", False) or getattr(layer, "dynamic_padding", False)
         )
         return Geometry(
-            _pair(layer.kernel_size), _pair(layer.stride), _conv_padding(layer), _pair(layer.dilation), same=same
+            _pair(layer.kernel_size),
+            _pair(layer.stride),
+            _conv_padding(layer),
+            _pair(layer.dilation),
+            same=same,
         )
     if isinstance(layer, nn.MaxPool2d):
         return Geometry(

@@ -26,7 +26,9 @@ def _check_image(x: torch.Tensor) -> None:
     if x.ndim not in (3, 4):
         raise ValueError(f"x: expected shape (B, C, H, W) or (C, H, W), got {x.ndim} axes: {tuple(x.shape)}")
     if not x.is_floating_point():
-        raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}; convert it, for example with x.float()")
+        raise TypeError(
+            f"x: expected a floating-point tensor, got {x.dtype}; convert it, for example with x.float()"
+        )
     if 0 in x.shape[-3:]:
         raise ValueError(f"x: expected at least one channel, row and column, got shape {tuple(x.shape)}")
 
@@ -119,6 +121,8 @@ class _Resample2d(nn.Module):
         stride: int | tuple[int, int] = 2,
         window: str = "asap",
         boundary: str = "circular",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.channels = channels
@@ -147,6 +151,8 @@ class AsapPool2d(_Resample2d):
         stride: Downsampling factor, one number or (height, width).
         window: `"asap"`, `"hamming"` or `"flc"`.
         boundary: `"circular"`, `"reflect"` or `"zero"`.
+        device: Accepted for the same protocol; there is nothing to place.
+        dtype: Likewise.
 
     Shape:
         (B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride)).
@@ -171,6 +177,8 @@ class LowPass2d(_Resample2d):
         stride: Factor of the downsampling to come, one number or (height, width).
         window: `"asap"`, `"hamming"` or `"flc"`.
         boundary: `"circular"`, `"reflect"` or `"zero"`.
+        device: Accepted for symmetry likewise; there is nothing to place.
+        dtype: Likewise.
 
     Shape:
         (B, C, H, W) to (B, C, H, W).

@@ -72,7 +72,9 @@ class ConversionReport:
         return sum(site.added_macs for site in self.converted)
 
     def __str__(self) -> str:
-        text = f"{len(self.converted)} strided layers converted ({self.layout}, {self.window}, {self.boundary})"
+        text = (
+            f"{len(self.converted)} strided layers converted ({self.layout}, {self.window}, {self.boundary})"
+        )
         if self.left:
             text += f", {len(self.left)} left as they were"
         lines = [text]

@@ -54,7 +54,9 @@ def _build(
     kind: str, n: int, stride: int, window: str, boundary: str, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
     return _in_fresh_thread(
-        lambda: _BUILDERS[kind](n, stride, window, boundary).to(device=device, dtype=dtype).requires_grad_(False)
+        lambda: (
+            _BUILDERS[kind](n, stride, window, boundary).to(device=device, dtype=dtype).requires_grad_(False)
+        )
     )
 
 
@@ -65,7 +67,9 @@ def _constant(
     return _build(kind, n, stride, window, boundary, dtype, device)
 
 
-def axis_matrix(kind: str, n: int, stride: int, window: str, boundary: str, x: torch.Tensor) -> torch.Tensor | None:
+def axis_matrix(
+    kind: str, n: int, stride: int, window: str, boundary: str, x: torch.Tensor
+) -> torch.Tensor | None:
     """The matrix of one axis in the dtype and on the device of `x`; None where it is the identity.
 
     Args:
@@ -110,7 +114,9 @@ def apply_axes(x: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor
     return x
 
 
-def _apply_channels_last(x: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None) -> torch.Tensor:
+def _apply_channels_last(
+    x: torch.Tensor, rows: torch.Tensor | None, columns: torch.Tensor | None
+) -> torch.Tensor:
     x = x.permute(0, 2, 3, 1)
     if columns is not None:
         x = torch.matmul(columns, x)

@@ -66,7 +66,9 @@ class AsapLayer:
     def extra_repr(self) -> str:
         """The plain layer's, and the operator it wears."""
         plain = super().extra_repr()
-        return f"{plain}{', ' if plain else ''}asap={self.asap.layout}/{self.asap.window}/{self.asap.boundary}"
+        return (
+            f"{plain}{', ' if plain else ''}asap={self.asap.layout}/{self.asap.window}/{self.asap.boundary}"
+        )
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         # The class is made at run time and has no importable name: name the two it is made of instead.

@@ -76,7 +76,9 @@ class LowResNet(nn.Module):
             self.feature_info.append({"num_chs": channels[index], "reduction": reduction, "module": name})
         self.num_features = channels[-1]
         self.norm = _BatchNormReLU(self.num_features, **dd) if preact else nn.Identity()
-        self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
+        self.head = ClassifierHead(
+            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd
+        )
         self.head_hidden_size = self.head.num_features
         self.init_weights()
 
@@ -186,7 +188,11 @@ class LowResNet(nn.Module):
 
 
 def _postact_stages(
-    layers: tuple[int, ...], channels: tuple[int, ...], stem_chs: int, drop_path_rate: float, dd: dict[str, Any]
+    layers: tuple[int, ...],
+    channels: tuple[int, ...],
+    stem_chs: int,
+    drop_path_rate: float,
+    dd: dict[str, Any],
 ) -> list[nn.Module]:
     stages, _ = make_blocks(
         (BasicBlock,) * len(layers),
@@ -202,7 +208,11 @@ def _postact_stages(
 
 
 def _preact_stages(
-    layers: tuple[int, ...], channels: tuple[int, ...], stem_chs: int, drop_path_rate: float, dd: dict[str, Any]
+    layers: tuple[int, ...],
+    channels: tuple[int, ...],
+    stem_chs: int,
+    drop_path_rate: float,
+    dd: dict[str, Any],
 ) -> list[nn.Module]:
     rates = torch.linspace(0, drop_path_rate, sum(layers), device="cpu").split(layers)
     stages = []
@@ -254,7 +264,7 @@ def _create_lowres(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.
         LowResNet,
         variant,
         pretrained,
-        feature_cfg={"out_indices": tuple(range(depth + 1)), "flatten_sequential": True},
+        feature_cfg={"out_indices": tuple(range(depth + 1))},
         **kwargs,
     )
 

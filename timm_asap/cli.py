@@ -1,0 +1,58 @@
+"""`timm-asap`: finds the command and runs it; what each does lies in `timm_asap.commands`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from timm_asap.errors import UserError, unknown_name
+
+#: Command, its module and its help line. Modules are imported when their command is called.
+COMMANDS = {
+    "list": ("timm_asap.commands.list_twins", "list the alias-free twins, with costs and pretrained tags"),
+    "convert": (
+        "timm_asap.commands.convert",
+        "show what conversion does to an architecture, or save the result",
+    ),
+}
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [
+        "usage: timm-asap COMMAND [OPTIONS]",
+        "",
+        "Alias-free downsampling for timm's convolutional networks.",
+        "",
+    ]
+    lines += [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "timm-asap COMMAND --help tells a command's options."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        argv: The words after the program's name; by default those of this process.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that the user can put right, told in one line on standard error.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    try:
+        if words[0] not in COMMANDS:
+            raise UserError(unknown_name("command", words[0], COMMANDS))
+        importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+    except UserError as error:
+        print(f"timm-asap: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,70 @@
+"""Command lines from dataclasses by tyro, every mistake brought to one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import tyro
+
+from timm_asap.errors import UserError, unknown_name
+
+__all__ = ["flag", "parse"]
+
+T = TypeVar("T")
+
+
+def flag(field: str) -> str:
+    """The flag of a field: `batch_size` gives `--batch-size`."""
+    return "--" + field.replace("_", "-")
+
+
+def parse(options: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
+    """Read flags into a dataclass.
+
+    Args:
+        options: The dataclass whose fields are the flags, and whose docstrings are the help.
+        argv: The words after the program's name.
+        prog: The program's name in the help.
+        default: Values of flags that are not given; by default the dataclass's own.
+
+    Raises:
+        UserError: An unknown flag (with the closest matches), a value that does not fit, or the dataclass's own
+            check.
+        SystemExit: With code 0, after printing the help that was asked for.
+    """
+    printed = io.StringIO()
+    settings: dict[str, Any] = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(printed):
+            values, unknown = tyro.cli(
+                options, prog=prog, args=list(argv), return_unknown_args=True, **settings
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        if isinstance(stop.__context__, UserError):  # raised by the dataclass, then boxed by tyro
+            raise stop.__context__ from None
+        raise UserError(_unboxed(printed.getvalue())) from None
+    if unknown:
+        assert is_dataclass(options)
+        word = unknown[0]
+        if not word.startswith("-"):
+            raise UserError(f"unexpected {word!r}: every value follows its flag; {prog} --help lists them")
+        raise UserError(unknown_name("flag", word.split("=")[0], [flag(f.name) for f in fields(options)]))
+    return values
+
+
+def _unboxed(box: str) -> str:
+    """The message of a boxed error of tyro, with the form that the flag takes where the box says it."""
+    lines = [re.sub(r"[\u2500-\u257f]", "", line).strip() for line in box.splitlines()[1:]]
+    message = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    found = re.match(r"Error parsing (--[\w-]+)\S*: (.*)", message)
+    if not found:
+        return message
+    form = next((line for line in lines if line.startswith(found[1] + " ")), found[1])
+    return f"{found[1]}: {found[2]}; expected {form}"
