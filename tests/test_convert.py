@@ -142,9 +142,7 @@ def test_max_pool_is_the_dense_maximum_then_the_pool():
     torch.testing.assert_close(layer(x), asap_pool2d(dense))
 
 
-@pytest.mark.parametrize(
-    "name", ["conv3", "conv7", "dilated", "same", "depthwise", "scaled std", "padding mode"]
-)
+@pytest.mark.parametrize("name", ["conv3", "conv7", "dilated", "same", "depthwise", "scaled std", "padding mode"])
 def test_paper_pools_then_convolves_at_stride_one(name):
     plain = LAYERS[name]().double()
     layer = copy.deepcopy(plain)
@@ -271,9 +269,7 @@ def test_stem(stem, stride, converted):
 
 
 def test_report_of_sizes_and_costs():
-    model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 16, 2)
-    )
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 16, 2))
     with pytest.warns(UserWarning, match="mean alone"):
         convert(copy.deepcopy(model[:2]), input_size=(3, 6, 6))
     report = convert(model, input_size=(3, 16, 16))

@@ -45,9 +45,7 @@ def test_circular_is_diagonal_in_the_dft_basis(stride, window):
         assert low_pass.shape == (n, n)
         k = torch.arange(n // 2 + 1, dtype=torch.float64)
         position = 2 * math.pi * k * torch.arange(n, dtype=torch.float64)[:, None] / n
-        weights = torch.tensor(
-            [expected_weight(j, n, stride, window) for j in k.tolist()], dtype=torch.float64
-        )
+        weights = torch.tensor([expected_weight(j, n, stride, window) for j in k.tolist()], dtype=torch.float64)
         for modes in (position.cos(), position.sin()):
             error = (low_pass @ modes - weights * modes).square().sum(0)
             assert (error <= 1e-12 * modes.square().sum(0).clamp(min=1)).all(), n
@@ -59,12 +57,8 @@ def test_reflect_is_diagonal_in_the_dct_basis(stride, window):
     for n in SIZES:
         low_pass = lowpass_matrix(n, stride, window, "reflect")
         basis = torch.from_numpy(dct(torch.eye(n, dtype=torch.float64).numpy(), type=2, norm="ortho", axis=0))
-        weights = torch.tensor(
-            [expected_weight(m, 2 * n, stride, window) for m in range(n)], dtype=torch.float64
-        )
-        torch.testing.assert_close(
-            basis @ low_pass @ basis.T, weights.diag(), atol=1e-12, rtol=0, msg=f"n={n}"
-        )
+        weights = torch.tensor([expected_weight(m, 2 * n, stride, window) for m in range(n)], dtype=torch.float64)
+        torch.testing.assert_close(basis @ low_pass @ basis.T, weights.diag(), atol=1e-12, rtol=0, msg=f"n={n}")
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -78,9 +72,7 @@ def test_zero_is_the_padded_fft(stride, window):
             dtype=torch.float64,
         )
         expected = torch.fft.ifft(weights * torch.fft.fft(x, n=2 * n)).real[:n]
-        torch.testing.assert_close(
-            lowpass_matrix(n, stride, window, "zero") @ x, expected, atol=1e-12, rtol=0
-        )
+        torch.testing.assert_close(lowpass_matrix(n, stride, window, "zero") @ x, expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("boundary", ["circular", "reflect"])
@@ -89,9 +81,7 @@ def test_a_constant_stays_itself(window, boundary):
     for stride in STRIDES:
         for n in SIZES:
             ones = torch.ones(n, dtype=torch.float64)
-            torch.testing.assert_close(
-                lowpass_matrix(n, stride, window, boundary) @ ones, ones, atol=1e-12, rtol=0
-            )
+            torch.testing.assert_close(lowpass_matrix(n, stride, window, boundary) @ ones, ones, atol=1e-12, rtol=0)
             pooled = pool_matrix(n, stride, window, boundary) @ ones
             torch.testing.assert_close(pooled, ones[: math.ceil(n / stride)], atol=1e-12, rtol=0)
 

@@ -68,9 +68,7 @@ def test_state_and_feature_sizes_equal_the_plain_models(name, layout):
 def test_state_of_every_twin(name):
     with torch.device("meta"):
         plain, twin = timm.create_model(name), timm.create_model(f"{name}_asap")
-    assert {k: v.shape for k, v in twin.state_dict().items()} == {
-        k: v.shape for k, v in plain.state_dict().items()
-    }
+    assert {k: v.shape for k, v in twin.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
     assert type(twin).__name__ == type(plain).__name__
     assert any(isinstance(m, AsapLayer) for m in twin.modules())
 
@@ -80,9 +78,7 @@ def test_state_of_every_twin(name):
 def test_options_reach_the_layers_and_the_saved_configuration(window, boundary, tmp_path):
     options = {"asap_window": window, "asap_boundary": boundary, "asap_layout": "paper", "asap_stem": False}
     model = timm.create_model("test_resnet_asap", num_classes=7, in_chans=1, **options).eval()
-    specs = {
-        (m.asap.window, m.asap.boundary, m.asap.layout) for m in model.modules() if isinstance(m, AsapLayer)
-    }
+    specs = {(m.asap.window, m.asap.boundary, m.asap.layout) for m in model.modules() if isinstance(m, AsapLayer)}
     assert specs == {(window, boundary, "paper")}
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -15,6 +15,7 @@ COMMANDS = {
         "timm_asap.commands.convert",
         "show what conversion does to an architecture, or save the result",
     ),
+    "heal": ("timm_asap.commands.heal", "swap a trained network's strides, and repair it without labels"),
 }
 
 

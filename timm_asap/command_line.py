@@ -41,9 +41,7 @@ def parse(options: type[T], argv: Sequence[str], prog: str, default: T | None = 
     settings: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(printed):
-            values, unknown = tyro.cli(
-                options, prog=prog, args=list(argv), return_unknown_args=True, **settings
-            )
+            values, unknown = tyro.cli(options, prog=prog, args=list(argv), return_unknown_args=True, **settings)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

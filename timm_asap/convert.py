@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from enum import Enum
 
 from torch import nn
 
+from timm_asap.attention import reducing_attention
 from timm_asap.errors import unknown_name
+from timm_asap.functional_sites import FunctionalSite, functional_site
 from timm_asap.geometry import Geometry, geometry_of, multiply_adds
 from timm_asap.report import ConversionReport, Site
 from timm_asap.spectral import as_boundary, as_window
-from timm_asap.strided import AsapSpec, becomes, is_converted, runs_pool, wear
+from timm_asap.strided import AsapLayer, AsapSpec, is_converted, mixin_for, wear
 from timm_asap.trace import LayerTrace, trace_layers
 
 __all__ = ["Layout", "convert"]
@@ -99,82 +102,88 @@ def convert(
 
     sites = []
     for name, layer in list(model.named_modules()):
-        geometry = layer.asap.geometry if is_converted(layer) else geometry_of(layer)
-        if geometry is None or max(geometry.stride) == 1:
+        found = _find(layer, layout)
+        if found is None:
             continue
-        reason = _why_left(model, name, layer, geometry, layout, stem, is_stem=layer in stems)
-        site = _site(name, layer, geometry, layout, reason, traces.get(name))
+        reason = _why_left(model, name, found, layout, stem, is_stem=layer in stems)
+        sites.append(_site(name, found, reason, traces.get(name)))
         if not reason and not dry_run:
-            wear(layer, AsapSpec(geometry, window, boundary, layout))
-        sites.append(site)
+            # A site without a geometry of its own takes its stride from the maps that reach it.
+            wear(layer, AsapSpec(found.geometry or Geometry((1, 1), (1, 1)), window, boundary, layout), found.mixin)
     report = ConversionReport(tuple(sites), layout, window, boundary, stem, macs)
     _warn_of_small_maps(report)
     return report
 
 
-def _why_left(
-    model: nn.Module,
-    name: str,
-    layer: nn.Module,
-    geometry: Geometry,
-    layout: str,
-    stem: str | bool,
-    is_stem: bool,
-) -> str:
+@dataclass(frozen=True)
+class _Found:
+    """A strided layer, or a block that downsamples in its `forward`, and what it would become."""
+
+    layer: nn.Module
+    geometry: Geometry | None
+    mixin: type[AsapLayer] | None
+    functional: FunctionalSite | None = None
+
+    @property
+    def description(self) -> str:
+        plain = type(self.layer).__bases__[1] if is_converted(self.layer) else type(self.layer)
+        what = f"{self.functional.what} in {plain.__name__}" if self.functional else plain.__name__
+        return f"{what} {self.geometry}" if self.geometry else what
+
+
+def _find(layer: nn.Module, layout: str) -> _Found | None:
+    if site := functional_site(layer):
+        found = _Found(layer, site.geometry(layer), site.mixin(layout), site)
+    elif geometry := (layer.asap.geometry if is_converted(layer) else geometry_of(layer)):
+        found = _Found(layer, geometry, mixin_for(layer, geometry, layout))
+    else:
+        return None
+    return None if found.geometry and max(found.geometry.stride) == 1 else found
+
+
+def _why_left(model: nn.Module, name: str, found: _Found, layout: str, stem: str | bool, is_stem: bool) -> str:
     """The reason to leave a strided layer as it is, or an empty string."""
-    if is_converted(layer):
-        spec = layer.asap
+    if is_converted(found.layer):
+        spec = found.layer.asap
         return f"already converted ({spec.layout}, {spec.window}, {spec.boundary})"
+    stride = max(found.geometry.stride) if found.geometry else 0
     if is_stem and stem is False:
         return "the stem, and stem=False"
-    if is_stem and stem == "auto" and max(geometry.stride) >= _PATCHIFY_STRIDE:
-        return f"a patchify stem (stride {max(geometry.stride)}); stem=True converts it"
-    if owner := _attention_owner(model, name):
+    if is_stem and stem == "auto" and stride >= _PATCHIFY_STRIDE:
+        return f"a patchify stem (stride {stride}); stem=True converts it"
+    if found.mixin is None:
+        return found.functional.reason
+    if found.functional is None and (owner := reducing_attention(model, name)):
         return f"a reduction inside {owner}"
-    if layout == "paper" and not geometry.fits_pool():
+    if found.functional is None and layout == "paper" and not found.geometry.fits_pool():
         return "padded wider than 'same': the pool has fewer samples than its output"
     return ""
 
 
-def _attention_owner(model: nn.Module, name: str) -> str:
-    """Class name of the attention that a layer reduces keys, values or queries for, or an empty string."""
-    path = name.split(".")[:-1]
-    for depth in range(len(path), 0, -1):
-        owner = type(model.get_submodule(".".join(path[:depth]))).__name__
-        if owner.endswith(("Attention", "Attention2d")):
-            return owner
-    return ""
-
-
 def _stem_layers(model: nn.Module) -> list[nn.Module]:
-    """The first layers of the image: those timm names, or else the first convolution."""
+    """The first layers of the image: those timm names, or else the first convolution; and reshapes before them."""
     traits = getattr(model, "_traits", None) or getattr(model, "pretrained_cfg", None) or {}
     names = traits.get("first_conv") or ()
     names = (names,) if isinstance(names, str) else tuple(names)
-    modules = dict(model.named_modules())
-    # Feature wrappers flatten containers: 'stem.0' becomes 'stem_0'.
-    flat = {name.replace(".", "_"): module for name, module in modules.items()}
-    found = [modules.get(name, flat.get(name.replace(".", "_"))) for name in names]
-    found = [module for module in found if module is not None]
-    return found or [m for m in modules.values() if isinstance(m, nn.Conv2d)][:1]
+    # Feature wrappers hold the network as 'model', or flatten its containers: 'stem.0' becomes 'stem_0'.
+    modules = {name.removeprefix("model.").replace(".", "_"): layer for name, layer in model.named_modules()}
+    found = [modules[name.replace(".", "_")] for name in names if name.replace(".", "_") in modules]
+    reshapes = [layer for layer in modules.values() if (site := functional_site(layer)) and site.is_stem]
+    return reshapes + (found or [layer for layer in modules.values() if isinstance(layer, nn.Conv2d)][:1])
 
 
-def _site(
-    name: str, layer: nn.Module, geometry: Geometry, layout: str, reason: str, trace: LayerTrace | None
-) -> Site:
-    plain = type(layer).__bases__[1] if is_converted(layer) else type(layer)
+def _site(name: str, found: _Found, reason: str, trace: LayerTrace | None) -> Site:
     added, note = None, ""
-    if trace is not None:
-        size, stride = trace.input_size[1:], geometry.stride
-        if not reason:
-            added = multiply_adds(trace.input_size[0], size, stride, runs_pool(layer, geometry, layout))
-        if not reason and any(1 < n < 2 * s for n, s in zip(size, stride, strict=True) if s > 1):
+    if trace is not None and not reason:
+        size, stride = trace.input_size[1:], found.geometry.stride
+        added = multiply_adds(trace.input_size[0], size, stride, found.mixin.pools)
+        if any(1 < n < 2 * s for n, s in zip(size, stride, strict=True) if s > 1):
             note = f"a map of {size[0]}x{size[1]} keeps its mean alone at stride {max(stride)}"
     return Site(
         name=name,
-        layer=f"{plain.__name__} {geometry}",
+        layer=found.description,
         converted=not reason,
-        becomes="" if reason else becomes(layer, geometry, layout),
+        becomes="" if reason else found.mixin.becomes,
         reason=reason,
         input_size=trace.input_size if trace else None,
         macs=trace.macs if trace else None,

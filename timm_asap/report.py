@@ -66,15 +66,16 @@ class ConversionReport:
 
     @property
     def added_macs(self) -> int | None:
-        """Multiply-adds that the converted sites add for one image; None where no input size was given."""
-        if any(site.added_macs is None for site in self.converted):
+        """Multiply-adds that the converted sites add for one image; None where no input size was given.
+
+        Layers that an image does not reach, of which timm's DLA and auxiliary heads have some, add none.
+        """
+        if self.macs is None:
             return None
-        return sum(site.added_macs for site in self.converted)
+        return sum(site.added_macs or 0 for site in self.converted)
 
     def __str__(self) -> str:
-        text = (
-            f"{len(self.converted)} strided layers converted ({self.layout}, {self.window}, {self.boundary})"
-        )
+        text = f"{len(self.converted)} strided layers converted ({self.layout}, {self.window}, {self.boundary})"
         if self.left:
             text += f", {len(self.left)} left as they were"
         lines = [text]

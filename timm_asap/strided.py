@@ -18,9 +18,10 @@ from timm.layers.padding import pad_same_arg
 from torch import nn
 
 from timm_asap.geometry import Geometry
-from timm_asap.resample import resample2d
+from timm_asap.resample import is_channels_last, resample2d
+from timm_asap.sliding_max import sliding_max2d
 
-__all__ = ["AsapLayer", "AsapSpec", "is_converted", "wear"]
+__all__ = ["AsapLayer", "AsapSpec", "is_converted", "mixin_for", "unwear", "wear"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class AsapLayer:
     asap: AsapSpec
     #: What the layer has become, in words, for reports.
     becomes: str
+    #: Whether it runs the pool, or else the low-pass.
+    pools = True
 
     def _lowpass(self, x: torch.Tensor) -> torch.Tensor:
         return resample2d(x, "lowpass", self.asap.geometry.stride, self.asap.window, self.asap.boundary)
@@ -66,9 +69,7 @@ class AsapLayer:
     def extra_repr(self) -> str:
         """The plain layer's, and the operator it wears."""
         plain = super().extra_repr()
-        return (
-            f"{plain}{', ' if plain else ''}asap={self.asap.layout}/{self.asap.window}/{self.asap.boundary}"
-        )
+        return f"{plain}{', ' if plain else ''}asap={self.asap.layout}/{self.asap.window}/{self.asap.boundary}"
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         # The class is made at run time and has no importable name: name the two it is made of instead.
@@ -81,6 +82,7 @@ class LowPassed(AsapLayer):
     """Low-pass, then the layer untouched."""
 
     becomes = "low-pass, then the layer"
+    pools = False
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Low-pass `x`, then run the plain layer on it."""
@@ -107,8 +109,8 @@ class MaxThenPool(AsapLayer):
         geometry = self.asap.geometry
         x = F.pad(x, self._extra_padding(x.shape[-2:]), value=-torch.inf) if self._pads() else x
         padding = (0, 0) if geometry.same else geometry.padding
-        x = F.max_pool2d(x, geometry.kernel_size, 1, padding, geometry.dilation)
-        return self._pool(x)
+        y = self._pool(sliding_max2d(x, geometry.kernel_size, padding, geometry.dilation))
+        return y if is_channels_last(x) else y.contiguous()
 
     def _pads(self) -> bool:
         return self.asap.geometry.same or self.asap.geometry.ceil_mode
@@ -162,7 +164,14 @@ def is_converted(layer: nn.Module) -> bool:
     return isinstance(layer, AsapLayer)
 
 
-def _mixin_for(layer: nn.Module, geometry: Geometry, layout: str) -> type[AsapLayer]:
+def mixin_for(layer: nn.Module, geometry: Geometry, layout: str) -> type[AsapLayer]:
+    """What makes a strided layer alias-free in a layout.
+
+    Args:
+        layer: A layer of which :func:`timm_asap.geometry.geometry_of` knows the geometry.
+        geometry: That geometry.
+        layout: `"preserve"` or `"paper"`.
+    """
     convolves = not isinstance(layer, (nn.MaxPool2d, nn.AvgPool2d)) and hasattr(layer, "weight")
     if layout == "paper":
         return PoolThenConv if convolves else PoolAlone
@@ -194,25 +203,39 @@ def _make_dense(layer: nn.Module, geometry: Geometry) -> None:
         layer.asap_pad = around
 
 
-def wear(layer: nn.Module, spec: AsapSpec) -> None:
+def wear(layer: nn.Module, spec: AsapSpec, mixin: type[AsapLayer]) -> None:
     """Convert one strided layer in place.
 
     Args:
-        layer: A layer of which :func:`timm_asap.geometry.geometry_of` knows the geometry, not converted yet.
+        layer: A layer that is not converted yet.
         spec: How it shall downsample.
+        mixin: What it becomes: of :func:`mixin_for`, or of `timm_asap.functional_sites`.
     """
-    mixin = _mixin_for(layer, spec.geometry, spec.layout)
     if mixin is PoolThenConv:
         _make_dense(layer, spec.geometry)
     layer.asap = spec
     layer.__class__ = _class_of(mixin, type(layer))
 
 
-def becomes(layer: nn.Module, geometry: Geometry, layout: str) -> str:
-    """What :func:`wear` would make of a layer, in words."""
-    return _mixin_for(layer, geometry, layout).becomes
+def unwear(layer: nn.Module) -> AsapSpec:
+    """Undo :func:`wear` in place: class, stride and padding as before the conversion.
 
+    Args:
+        layer: A converted layer.
 
-def runs_pool(layer: nn.Module, geometry: Geometry, layout: str) -> bool:
-    """Whether the converted layer runs the pool (or else the low-pass)."""
-    return _mixin_for(layer, geometry, layout) is not LowPassed
+    Returns:
+        How it downsampled.
+    """
+    spec, geometry = layer.asap, layer.asap.geometry
+    dense = isinstance(layer, PoolThenConv)
+    layer.__class__ = type(layer).__bases__[1]
+    del layer.asap
+    if dense:
+        del layer.asap_pad
+        layer.stride = geometry.stride
+        if not geometry.same:
+            layer.padding = geometry.padding
+            if getattr(layer, "padding_mode", "zeros") != "zeros":
+                height, width = geometry.padding
+                layer._reversed_padding_repeated_twice = [width, width, height, height]
+    return spec

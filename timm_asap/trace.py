@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import dataclass
 
 import torch
+from timm.layers.cond_conv2d import CondConv2d
 from torch import nn
 
 __all__ = ["LayerTrace", "trace_layers"]
-
-from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,7 @@ def trace_layers(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[di
     def watch(name: str):
         def hook(layer: nn.Module, args: tuple, output: torch.Tensor) -> None:
             nonlocal total
-            macs = 0
-            if isinstance(getattr(layer, "weight", None), torch.Tensor) and isinstance(output, torch.Tensor):
-                if isinstance(layer, nn.Linear):
-                    macs = output.numel() * layer.in_features
-                elif layer.weight.ndim == 4:
-                    macs = output.numel() * math.prod(layer.weight.shape[1:])
+            macs = _multiply_adds(layer, output)
             total += macs
             if args and isinstance(args[0], torch.Tensor) and args[0].ndim == 4 and name not in traces:
                 traces[name] = LayerTrace(tuple(args[0].shape[1:]), macs)
@@ -57,8 +52,18 @@ def trace_layers(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[di
         return hook
 
     for name, layer in twin.named_modules():
-        if not any(True for _ in layer.children()):
-            layer.register_forward_hook(watch(name))
+        layer.register_forward_hook(watch(name))
     with torch.no_grad():
         twin(torch.zeros(1, *input_size, device="meta"))
     return traces, total
+
+
+def _multiply_adds(layer: nn.Module, output: torch.Tensor) -> int:
+    if isinstance(layer, nn.Linear):
+        return output.numel() * layer.in_features
+    if isinstance(layer, CondConv2d):  # its experts' weights are flat
+        return output.numel() * math.prod(layer.weight_shape[1:])
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, torch.Tensor) and weight.ndim == 4 and isinstance(output, torch.Tensor):
+        return output.numel() * math.prod(weight.shape[1:])
+    return 0

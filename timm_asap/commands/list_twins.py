@@ -29,9 +29,7 @@ def main(argv: Sequence[str]) -> None:
     names = matching_twins(options.pattern)
     errors = Console(stderr=True)
     quiet = not errors.is_terminal
-    summaries = [
-        summarize(n) for n in track(names, "measuring", console=errors, transient=True, disable=quiet)
-    ]
+    summaries = [summarize(n) for n in track(names, "measuring", console=errors, transient=True, disable=quiet)]
     console = Console()
     if not console.is_terminal:
         # A file or a pipe has no width to fit: no name is cut, for grep to find.

@@ -119,9 +119,7 @@ def _twin_cfgs(architecture: str) -> DefaultCfg:
         cfgs[tag] = replace(cfg, architecture=None, tag=None)
     if not cfgs:
         cfgs[""] = PretrainedCfg()
-    return DefaultCfg(
-        tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values())
-    )
+    return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
 
 
 def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:

@@ -76,9 +76,7 @@ class LowResNet(nn.Module):
             self.feature_info.append({"num_chs": channels[index], "reduction": reduction, "module": name})
         self.num_features = channels[-1]
         self.norm = _BatchNormReLU(self.num_features, **dd) if preact else nn.Identity()
-        self.head = ClassifierHead(
-            self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd
-        )
+        self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
         self.head_hidden_size = self.head.num_features
         self.init_weights()
 
@@ -272,9 +270,7 @@ def _create_lowres(variant: str, pretrained: bool = False, **kwargs: Any) -> nn.
 @register_model
 def resnet20_lowres(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNet-20 for small images, 0.27 M parameters (He et al., 2016, section 4.2, with projection shortcuts)."""
-    return _create_lowres(
-        "resnet20_lowres", pretrained, layers=(3, 3, 3), channels=(16, 32, 64), stem_chs=16, **kwargs
-    )
+    return _create_lowres("resnet20_lowres", pretrained, layers=(3, 3, 3), channels=(16, 32, 64), stem_chs=16, **kwargs)
 
 
 @register_model

@@ -1,0 +1,109 @@
+"""Re-estimates the statistics of BatchNorm layers from images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["batchnorm_layers", "measuring", "reestimate_batchnorm"]
+
+
+def batchnorm_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The BatchNorm layers that keep running statistics, by name; those that timm has frozen keep theirs."""
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    }
+
+
+@contextmanager
+def measuring(model: nn.Module, by_batch: bool) -> Iterator[None]:
+    """Run a model in evaluation mode, without gradients or autocast, and leave every flag as it was found.
+
+    Args:
+        model: The model.
+        by_batch: Its BatchNorm layers normalise each batch by itself, as in training, and update nothing: what
+            follows them does not depend on statistics that are still to be estimated.
+    """
+    layers = batchnorm_layers(model) if by_batch else {}
+    trained = {module: module.training for module in model.modules()}
+    tracked = {layer: layer.track_running_stats for layer in layers.values()}
+    device = next(model.parameters()).device
+    try:
+        model.eval()
+        for layer in layers.values():
+            layer.training, layer.track_running_stats = True, False
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for module, training in trained.items():
+            module.training = training
+        for layer, track in tracked.items():
+            layer.track_running_stats = track
+
+
+class _Moments:
+    """Mean and scatter of each channel over everything added, merged in float64 (Chan, Golub & LeVeque, 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: torch.Tensor | float = 0.0
+        self.scatter: torch.Tensor | float = 0.0
+
+    def add(self, x: torch.Tensor) -> None:
+        x = x if x.dtype == torch.float64 else x.float()
+        dims = [axis for axis in range(x.ndim) if axis != 1]
+        # Off the device first: not every accelerator has float64.
+        variance, mean = (part.cpu().double() for part in torch.var_mean(x, dims, correction=0))
+        count = x.numel() // x.shape[1]
+        total = self.count + count
+        shift = mean - self.mean
+        self.scatter = self.scatter + count * variance + shift.square() * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> torch.Tensor:
+        """The unbiased one, which PyTorch keeps."""
+        return self.scatter / (self.count - 1)
+
+
+def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Replace the running mean and variance of every BatchNorm layer by those of its input over all images.
+
+    One pass. Each layer's input is what the layers before it give when each batch is normalised by itself, as in
+    training; over the batches, mean and variance are pooled by their number of samples, so neither their order nor
+    their sizes weigh in. Train and evaluation modes, momentum and the counters of batches stay as they are; nothing
+    is written unless the whole pass succeeds.
+
+    Args:
+        model: Any network.
+        batches: Images (B, C, H, W) with B of 2 or more.
+
+    Returns:
+        Names of the layers that were re-estimated, and of those that no image reached.
+
+    Raises:
+        ValueError: If a statistic is not finite.
+    """
+    layers = batchnorm_layers(model)
+    moments = {name: _Moments() for name in layers}
+    with measuring(model, by_batch=True), ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_pre_hook(lambda _, args, to=moments[name]: to.add(args[0])))
+        for batch in batches:
+            model(batch)
+    reached = {name: m for name, m in moments.items() if m.count > 0}
+    for name, found in reached.items():
+        if not (found.mean.isfinite().all() and found.scatter.isfinite().all()):
+            raise ValueError(f"the input of {name} is not finite: check the images and the model's weights")
+    with torch.no_grad():
+        for name, found in reached.items():
+            layers[name].running_mean.copy_(found.mean)
+            layers[name].running_var.copy_(found.variance)
+    return tuple(reached), tuple(name for name in layers if name not in reached)

@@ -1,0 +1,122 @@
+"""Unlabelled images from whatever holds them, as batches that can be gone through several times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+
+__all__ = ["ImageBatches"]
+
+# BatchNorm normalises each batch by itself while statistics are measured: of a few images alone, badly.
+_SMALLEST_BATCH = 32
+
+
+class ImageBatches:
+    """Batches of images, on a device and in a dtype.
+
+    Batches of fewer than 32 images are merged with the next ones, and a short last one with the one before it.
+
+    Args:
+        images: A float tensor (N, C, H, W), or an iterable of such batches; of a batch that is a tuple or a list, the
+            first entry counts, so that a loader of (images, labels) will do.
+        device: Where the batches are put.
+        dtype: What they are cast to.
+        limit: Stop after so many images; None takes all.
+        batch_size: How a tensor is divided.
+        several_passes: Keep what an iterator yields, which can be gone through but once.
+
+    Raises:
+        TypeError: `images` is neither.
+    """
+
+    def __init__(
+        self,
+        images: torch.Tensor | Iterable[Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        limit: int | None = None,
+        batch_size: int = 128,
+        several_passes: bool = False,
+    ) -> None:
+        if isinstance(images, (str, bytes, dict)) or not isinstance(images, Iterable):
+            raise TypeError(f"images: expected a tensor, batches or a data loader, got {type(images).__name__}")
+        self.device, self.dtype, self.limit, self.batch_size = device, dtype, limit, batch_size
+        #: Images of the last whole pass.
+        self.count = 0
+        if isinstance(images, Iterator) and several_passes:
+            images = list(_limited(map(_checked, images), limit))
+        self.images = images
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """The batches.
+
+        Raises:
+            TypeError, ValueError: A batch is no float tensor (B, C, H, W), sizes differ within what must be merged,
+                or there are fewer than two images.
+        """
+        count = 0
+        for batch in _merged(_limited(self._source(), self.limit)):
+            count += len(batch)
+            if count < 2:
+                break
+            yield batch.to(self.device, self.dtype)
+        if count < 2:
+            raise ValueError(f"images: expected at least 2, got {count}; an iterator that was used before is empty")
+        self.count = count
+
+    def _source(self) -> Iterator[torch.Tensor]:
+        if not isinstance(self.images, torch.Tensor):
+            return map(_checked, self.images)
+        images = _checked(self.images)[: self.limit]
+        # Parts of nearly equal size, where splitting by `batch_size` would leave a short last one.
+        parts = max(1, -(-len(images) // self.batch_size))
+        return iter(images.tensor_split(parts))
+
+
+def _checked(batch: Any) -> torch.Tensor:
+    """The images of one batch."""
+    images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+    if not isinstance(images, torch.Tensor):
+        raise TypeError(f"images: expected batches of tensors, or (images, labels), got {type(images).__name__}")
+    if images.ndim != 4:
+        raise ValueError(f"images: expected batches of shape (B, C, H, W), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise TypeError(f"images: expected floating-point images, normalised for the model, got {images.dtype}")
+    return images.detach()
+
+
+def _limited(batches: Iterator[torch.Tensor], limit: int | None) -> Iterator[torch.Tensor]:
+    """The batches up to a number of images; no batch beyond it is asked for."""
+    left = limit
+    for batch in batches:
+        part = batch if left is None else batch[:left]
+        yield part
+        left = None if left is None else left - len(part)
+        if left == 0:
+            return
+
+
+def _merged(batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """Batches of 32 images or more, as long as there are so many."""
+    ready: list[torch.Tensor] = []
+    pending: list[torch.Tensor] = []
+    for batch in batches:
+        pending.append(batch)
+        if sum(map(len, pending)) >= _SMALLEST_BATCH:
+            if ready:
+                yield _joined(ready)
+            ready, pending = pending, []
+    if ready or pending:
+        yield _joined(list(chain(ready, pending)))
+
+
+def _joined(batches: list[torch.Tensor]) -> torch.Tensor:
+    if len({batch.shape[1:] for batch in batches}) > 1:
+        raise ValueError(
+            f"images: batches of fewer than {_SMALLEST_BATCH} images are merged, and these differ in size: "
+            f"{', '.join(str(tuple(batch.shape)) for batch in batches)}; resize them, or give larger batches"
+        )
+    return batches[0] if len(batches) == 1 else torch.cat(batches)

@@ -1,0 +1,96 @@
+"""Fuses a converted network for inference, as timm does, and keeps its filters.
+
+timm's own `reparameterize_model` builds new convolutions from the weights of old ones, and knows nothing of the
+operator: the filters of every fused layer would be gone. Fusing stays exact with them, because branches that are
+summed see the same low-passed input, and a batch normalisation after a convolution does not see its input at all.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+from timm.models import reparameterize_model
+from torch import nn
+
+from timm_asap.functional_sites import functional_site
+from timm_asap.geometry import geometry_of
+from timm_asap.strided import AsapSpec, is_converted, mixin_for, unwear, wear
+
+__all__ = ["reparameterize"]
+
+
+def reparameterize(model: nn.Module, inplace: bool = False) -> nn.Module:
+    """Fuse the branches and normalisations of a model for inference; its outputs in eval mode stay the same.
+
+    What `timm.utils.reparameterize_model` does for RepVGG, MobileOne, FastViT, RepViT, GhostNetV3 and others, for models
+    with alias-free layers and without. timm's own function drops the filters of every layer that it fuses.
+
+    Args:
+        model: A converted model (a twin, or one that :func:`timm_asap.convert` was given), or a plain one.
+        inplace: Change the model itself instead of a copy.
+
+    Returns:
+        The fused model. Its state dict is no longer that of the architecture.
+
+    Raises:
+        ValueError: Branches that were converted differently would be summed into one layer; the model is unharmed
+            unless `inplace`.
+
+    Example:
+        >>> import timm, torch, timm_asap
+        >>> model = timm.create_model("repvgg_a0_asap").eval()
+        >>> x = torch.randn(1, 3, 64, 64)
+        >>> fused = timm_asap.reparameterize(model)
+        >>> torch.allclose(fused(x), model(x), atol=1e-4)
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if not inplace:
+        model = copy.deepcopy(model)
+    # By name: the specification of what was converted, None for a strided layer that was left.
+    specs: dict[str, AsapSpec | None] = {}
+    layers = {}
+    for name, layer in list(model.named_modules()):
+        if is_converted(layer):
+            specs[name], layers[layer] = unwear(layer), name
+        elif (geometry := geometry_of(layer)) and max(geometry.stride) > 1:
+            specs[name], layers[layer] = None, name
+
+    reparameterize_model(model, inplace=True)
+
+    for name, layer in list(model.named_modules()):
+        if layer in layers:
+            spec, geometry = specs[layers[layer]], None
+        elif (geometry := geometry_of(layer)) and max(geometry.stride) > 1:
+            spec = _spec_of_fused(name, specs)
+        else:
+            continue
+        if spec is not None:
+            _wear_again(layer, replace(spec, geometry=geometry) if geometry else spec)
+    return model
+
+
+def _wear_again(layer: nn.Module, spec: AsapSpec) -> None:
+    site = functional_site(layer)
+    wear(layer, spec, site.mixin(spec.layout) if site else mixin_for(layer, spec.geometry, spec.layout))
+
+
+def _spec_of_fused(name: str, specs: dict[str, AsapSpec | None]) -> AsapSpec | None:
+    """How the layers that a fused one replaces were converted: those below it, or else below its closest owner."""
+    path = name.split(".")
+    for depth in range(len(path), -1, -1):
+        owner = ".".join(path[:depth])
+        found = [spec for other, spec in specs.items() if not owner or f"{other}.".startswith(f"{owner}.")]
+        if found:
+            break
+    else:
+        return None
+    ways = {spec and (spec.layout, spec.window, spec.boundary) for spec in found}
+    if len(ways) > 1:
+        raise ValueError(
+            f"{name or 'the model'}: cannot fuse branches that downsample differently, {sorted(map(str, ways))}; "
+            "convert all of them alike, or none"
+        )
+    return found[0]

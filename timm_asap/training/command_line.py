@@ -1,0 +1,168 @@
+"""From a command line to a `TrainConfig`, and back; every mistake becomes one line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from timm_asap.errors import UserError, unknown_name
+from timm_asap.training.config import TrainConfig, flag
+from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
+
+# Where a moved or prolonged run may differ from what it was started as.
+_MAY_CHANGE_ON_RESUME = frozenset({"epochs", "num_workers", "data_dir", "output"})
+
+
+def parse(argv: Sequence[str]) -> TrainConfig:
+    """Read a command line: flags come first, then the recipe, then the defaults of `TrainConfig`.
+
+    With `--resume` the configuration that the run folder holds takes the place of the recipe.
+
+    Args:
+        argv: The words after the program's name.
+
+    Raises:
+        UserError: If a flag, a value or a recipe is wrong.
+        SystemExit: With code 0, after printing the help that was asked for.
+    """
+    argv = list(argv)
+    first = _first_look(argv)
+    recipe = _recipe_for(first)
+    defaults = _from_recipe(recipe) if recipe else TrainConfig()
+    if not first.resume:
+        return _parse_flags(argv, defaults)
+
+    chosen = {name: getattr(first, name) for name in ("model", "dataset", "output") if getattr(first, name)}
+    folder = replace(defaults, **chosen).run_folder
+    started_as = folder / "config.yaml"
+    if not started_as.is_file():
+        return _parse_flags(argv, defaults)
+    before = _from_recipe(started_as)
+    config = _parse_flags(argv, before)
+    _refuse_changes(before, config, folder)
+    return config
+
+
+def command(config: TrainConfig, launcher: str = "python") -> str:
+    """The shortest command line that gives this configuration.
+
+    Paths from the root or the home folder are cut to their last part: a card is read by others.
+
+    Args:
+        config: The configuration of a run.
+        launcher: What runs the script.
+    """
+    return f"{launcher} train.py {shlex.join(_to_flags(config))}".strip()
+
+
+def _to_flags(config: TrainConfig) -> list[str]:
+    """The flags in which a configuration differs from the recipe of its data set."""
+    shipped = shipped_recipes().get(config.dataset)
+    usual = _from_recipe(shipped) if shipped else TrainConfig(dataset=config.dataset)
+    values = config.recorded()
+    if config.run_folder == replace(usual, model=config.model).run_folder:
+        values["output"] = None
+    differing = {name: value for name, value in values.items() if value != getattr(usual, name)}
+    if config.dataset != TrainConfig.dataset:
+        differing = {"dataset": config.dataset, **differing}
+    for name in ("dataset", "data_dir", "model", "output"):
+        if name in differing and differing[name] is not None:
+            differing[name] = cut_path(differing[name])
+    return _spell(differing)
+
+
+def cut_path(name: str) -> str:
+    """A data set, model or folder for others to read: without the folders above it that only its owner has."""
+    source, colon, path = name.rpartition(":")
+    return f"{source}{colon}{Path(path).name}" if path.startswith(("/", "~", "..")) else name
+
+
+def _first_look(argv: list[str]) -> argparse.Namespace:
+    """What decides where the defaults come from; all else, mistakes included, is left to the full parser."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--recipe", "--dataset", "--model", "--output"):
+        parser.add_argument(name, nargs="?")
+    parser.add_argument("--resume", action=argparse.BooleanOptionalAction)
+    return parser.parse_known_args(argv)[0]
+
+
+def _recipe_for(first: argparse.Namespace) -> Path | None:
+    if first.recipe:
+        return find_recipe(first.recipe)
+    return shipped_recipes().get(first.dataset or TrainConfig.dataset)
+
+
+def _from_recipe(path: Path) -> TrainConfig:
+    values = read_recipe(path)
+    try:
+        return _parse_flags(_spell(values), TrainConfig())
+    except UserError as error:
+        raise UserError(f"recipe {path}: {error}") from error
+
+
+def _parse_flags(argv: list[str], defaults: TrainConfig) -> TrainConfig:
+    """tyro's parser, its boxed messages brought to one line."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            config, unknown = tyro.cli(
+                TrainConfig, prog="train.py", args=argv, default=defaults, return_unknown_args=True
+            )
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        if isinstance(stop.__context__, UserError):  # raised by TrainConfig, then boxed by tyro
+            raise stop.__context__ from None
+        raise UserError(_unboxed(printed.getvalue())) from None
+    if unknown:
+        word = unknown[0]
+        if not word.startswith("-"):
+            raise UserError(f"unexpected {word!r}: every value follows its flag, as in --epochs 3")
+        raise UserError(unknown_name("flag", word.split("=")[0], [flag(f.name) for f in fields(TrainConfig)]))
+    return config
+
+
+def _unboxed(box: str) -> str:
+    """The message of a boxed error of tyro, with the form that the flag takes where the box says it."""
+    # the frame is drawn in box characters or, where the terminal has none, in dashes
+    lines = [re.sub(r"[\u2500-\u257f]|^-+$", "", line.strip()).strip() for line in box.splitlines()[1:]]
+    paragraphs = " ".join(line or "\n" for line in lines).split("\n")
+    message = next((text.strip() for text in paragraphs if text.strip()), "the flags cannot be read")
+    found = re.match(r"Error parsing (--[\w-]+)\S*: (.*)", message)
+    if not found:
+        return message
+    form = next((line for line in lines if line.startswith(found[1] + " ")), found[1])
+    return f"{found[1]}: {found[2]}; expected {form}"
+
+
+def _refuse_changes(before: TrainConfig, now: TrainConfig, folder: Path) -> None:
+    for name, value in before.recorded().items():
+        if name not in _MAY_CHANGE_ON_RESUME and getattr(now, name) != value:
+            raise UserError(
+                f"--resume continues the run in {folder} as it was started: {flag(name)} was {value} there, "
+                f"got {getattr(now, name)}; leave the flag out, or give another --output"
+            )
+
+
+def _spell(values: dict[str, Any]) -> list[str]:
+    """The flags that set some fields to some values."""
+    switches = {f.name for f in fields(TrainConfig) if f.type == "bool"}
+    words = []
+    for name, value in values.items():
+        if name in switches and isinstance(value, bool):
+            words.append(flag(name) if value else "--no-" + flag(name)[2:])
+        elif isinstance(value, (bool, dict)):
+            words += [flag(name), json.dumps(value, default=str)]
+        else:
+            words += [flag(name), str(value)]
+    return words

@@ -1,0 +1,81 @@
+"""What a run was made with: command, versions, hardware and data, as run.json records them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+import timm_asap
+from timm_asap.training.command_line import command, cut_path
+from timm_asap.training.plan import Plan
+
+# Data sets that are on the Hub under another name than here.
+_HUB_IDS = {"fashion_mnist": "zalando-datasets/fashion_mnist"}
+
+_PACKAGES = ("torch", "timm", "accelerate", "datasets", "numpy")
+
+
+def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
+    """The contents of run.json.
+
+    Args:
+        plan: The run's configuration, data and model.
+        accelerator: Its processes and device.
+    """
+    data = plan.dataset
+    hub_id = _hub_id(data.name)
+    return {
+        "command": command(plan.config, _launcher(accelerator)),
+        "versions": _versions(),
+        "hardware": hardware(accelerator.device),
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "model": {"name": cut_path(plan.config.model), "parameters": plan.parameters, "input_size": plan.input_size},
+        "data": {
+            "name": Path(data.name).name if hub_id is None else data.name,
+            "hub_id": hub_id,
+            "source": data.source,
+            "classes": data.num_classes,
+            "train_images": len(data.train),
+            "test_images": len(data.test),
+            "test_name": data.test_name,
+        },
+    }
+
+
+def _hub_id(dataset: str) -> str | None:
+    """The id of a data set on the Hugging Face Hub; None for a folder, and for one that is not there."""
+    if dataset in _HUB_IDS:
+        return _HUB_IDS[dataset]
+    name, _, _ = dataset.partition(":")
+    return name if name.count("/") == 1 and not Path(dataset).exists() else None
+
+
+def _launcher(accelerator: Accelerator) -> str:
+    """What started the processes, in words that start as many again."""
+    if accelerator.num_processes == 1:
+        return "python"
+    if accelerator.device.type == "cpu":  # of which `accelerate launch` starts only one without MPI
+        return f"torchrun --nproc-per-node {accelerator.num_processes}"
+    return f"accelerate launch --num_processes {accelerator.num_processes}"
+
+
+def _versions() -> dict[str, str]:
+    # a checkout that is not installed has no package metadata, so this package is asked itself
+    own = {"python": platform.python_version(), "timm_asap": timm_asap.__version__}
+    return own | {name: version(name) for name in _PACKAGES}
+
+
+def hardware(device: torch.device) -> str:
+    """The kind of device that a process runs on, without naming the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"{platform.machine()} CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    return device.type

@@ -1,0 +1,93 @@
+"""What a run shows while it goes on: one bar on a terminal, one plain line per epoch everywhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class ProgressDisplay:
+    """The progress of a run, on standard output.
+
+    Args:
+        epochs: Epochs of the whole run.
+        steps_per_epoch: Optimizer steps per epoch.
+        batch_size: Images per optimizer step.
+        first_epoch: Epochs that were finished before, when a run is continued.
+        silent: Show nothing: every process but the main one.
+    """
+
+    def __init__(
+        self, epochs: int, steps_per_epoch: int, batch_size: int, first_epoch: int = 0, silent: bool = False
+    ) -> None:
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.batch_size = batch_size
+        self.silent = silent
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=silent or not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task(
+            "train",
+            total=epochs * steps_per_epoch,
+            completed=first_epoch * steps_per_epoch,
+            epoch=first_epoch + 1,
+            epochs=epochs,
+            figures="",
+        )
+        self.epoch_began = time.perf_counter()
+
+    def __enter__(self) -> ProgressDisplay:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Start the clock of an epoch, counted from 0."""
+        self.epoch_began = time.perf_counter()
+        self.bar.update(self.task, epoch=epoch + 1)
+
+    def show_step(self, epoch: int, steps: int, loss: float, accuracy: float) -> None:
+        """Move the bar.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            steps: Optimizer steps made in it.
+            loss: Mean training loss of the epoch so far.
+            accuracy: Training accuracy of the epoch so far, in percent.
+        """
+        images_per_s = steps * self.batch_size / (time.perf_counter() - self.epoch_began)
+        self.bar.update(
+            self.task,
+            completed=epoch * self.steps_per_epoch + steps,
+            figures=f"loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:,.0f} images/s",
+        )
+
+    def show_epoch(self, record: dict[str, Any]) -> None:
+        """Print the line of a finished epoch, a record of metrics.jsonl."""
+        width = len(str(self.epochs))
+        self.say(
+            f"epoch {record['epoch']:{width}}/{self.epochs}  loss {record['train_loss']:.4f}  "
+            f"accuracy {record['train_accuracy']:6.2f} %  test loss {record['test_loss']:.4f}  "
+            f"test accuracy {record['test_accuracy']:6.2f} %  {record['images_per_s']:,.0f} images/s"
+        )
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self.silent:
+            self.console.print(text, markup=False)
