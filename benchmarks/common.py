@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import platform
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -72,24 +71,16 @@ def _timing(seconds: list[float], yardstick: list[float]) -> Timing:
     return Timing(*(float(f"{v:.4g}") for v in values))
 
 
-def peak_memory_mib(module: str, arguments: list[str], device: torch.device) -> float:
-    """Peak memory that `python -m module arguments` reports on its last line, in MiB.
-
-    A process of its own for each contender: the peak of a process is never lowered.
-    """
-    command = [sys.executable, "-m", module, *arguments, "--device", str(device)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
 def peak_of(call: Callable[[], Any], device: torch.device) -> float:
-    """MiB by which the call raises this process's peak (resident memory on the CPU, allocations on CUDA)."""
+    """MiB that the call needs beyond what is there before it (resident memory on the CPU, allocations on CUDA)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         call()
         synchronize(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    # Linux: lower the recorded peak to what is resident now, as ru_maxrss would be that of the parent at best.
+    # Linux: give freed memory back, then lower the recorded peak to what is resident now.
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _peak_kib()
     call()

@@ -92,13 +92,7 @@ def main() -> None:
     parser.add_argument("--image-size", default=224, type=int)
     parser.add_argument("--rounds", default=7, type=int)
     parser.add_argument("--family", choices=list(FAMILIES), action="append")
-    parser.add_argument("--peak", nargs=3, metavar=("FAMILY", "NAME", "CALL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        family, name, call = args.peak
-        work = _Work(FAMILIES[family][name], args)
-        print(common.peak_of(getattr(work, call), args.device))
-        return
 
     dtype = str(args.dtype).removeprefix("torch.")
     setting = [dtype, "channels_last" if args.channels_last else "NCHW", "compiled" if args.compile else "eager"]
@@ -111,8 +105,6 @@ def main() -> None:
         "rounds": args.rounds,
         "tables": [],
     }
-    flags = ["--dtype", dtype, "--batch-size", str(args.batch_size), "--image-size", str(args.image_size)]
-    flags += ["--channels-last"] if args.channels_last else []
     for family in args.family or FAMILIES:
         # The released pooling has no half precision: complex numbers come in float32 and float64.
         names = [n for n in FAMILIES[family] if args.dtype == torch.float32 or "released" not in n]
@@ -120,11 +112,8 @@ def main() -> None:
         for call in ("inference", "training_step"):
             calls = {name: getattr(w, call) for name, w in work.items()}
             rows = common.as_json(common.interleave(calls, YARDSTICKS[family], args.device, args.rounds, warm_up=1))
-            if not args.compile:
-                for name in names:
-                    rows[name]["peak_mib"] = common.peak_memory_mib(
-                        "benchmarks.networks", [*flags, "--peak", family, name, call], args.device
-                    )
+            for name in names:
+                rows[name]["peak_mib"] = round(common.peak_of(calls[name], args.device), 1)
             title = f"{call.replace('_', ' ')}, {', '.join(setting)}, batch {args.batch_size}"
             common.print_table(title, YARDSTICKS[family], rows)
             record["tables"].append({"family": family, "call": call, "yardstick": YARDSTICKS[family], "rows": rows})

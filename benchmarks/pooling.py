@@ -81,13 +81,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch-size", default=8, type=int)
     parser.add_argument("--rounds", default=15, type=int)
-    parser.add_argument("--peak", nargs=4, metavar=("NAME", "GROUP", "FORMAT", "CALL"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.peak:
-        name, group, memory_format, call = args.peak
-        work = _Group(name, group, memory_format, args)
-        print(common.peak_of(getattr(work, call), args.device))
-        return
 
     record = {"dtype": args.dtype, "batch_size": args.batch_size, "rounds": args.rounds, "tables": []}
     # cuFFT takes no bfloat16, and float16 for powers of two alone.
@@ -99,12 +93,7 @@ def main() -> None:
                 calls = {name: getattr(work, call) for name, work in groups.items()}
                 rows = common.as_json(common.interleave(calls, YARDSTICK, args.device, args.rounds))
                 for name in names:
-                    rows[name]["peak_mib"] = common.peak_memory_mib(
-                        "benchmarks.pooling",
-                        ["--dtype", args.dtype, "--batch-size", str(args.batch_size)]
-                        + ["--peak", name, group, memory_format, call],
-                        args.device,
-                    )
+                    rows[name]["peak_mib"] = round(common.peak_of(calls[name], args.device), 1)
                 title = f"{group}, {memory_format}, {call.replace('_', ' + ')}, {args.dtype}, batch {args.batch_size}"
                 common.print_table(title, YARDSTICK, rows)
                 table = {"group": group, "memory_format": memory_format, "call": call, "yardstick": YARDSTICK}
