@@ -203,7 +203,7 @@ class TestInterruptedRun:
     def test_resumes_bit_equally(self, at, straight, data_dir, tmp_path, monkeypatch):
         folder = tmp_path / "run"
         with monkeypatch.context() as patch:
-            _fail_at_call(patch, at, 3)
+            _fail_in_epoch(patch, at, 3)
             with pytest.raises(_Interruption):
                 main(tiny_flags(data_dir, folder))
         assert read_checkpoint(folder / "checkpoints" / "last.safetensors")["position"]["epoch"] == 2
@@ -211,19 +211,14 @@ class TestInterruptedRun:
         assert main(["--output", str(folder), "--resume"]) == 0
 
         assert metrics(folder, timed=False) == metrics(straight, timed=False)
-        ours, theirs = contents(folder), contents(straight)
-        for name in (
-            "model.safetensors",
-            "checkpoints/last.safetensors",
-            "checkpoints/best.safetensors",
-            "config.json",
-        ):
-            assert _at(ours, name) == _at(theirs, name), name
+        for name in ("model", "checkpoints/last", "checkpoints/best"):
+            ours, theirs = (path / f"{name}.safetensors" for path in (folder, straight))
+            assert ours.read_bytes() == theirs.read_bytes(), name
 
     def test_starts_again_where_no_epoch_was_finished(self, straight, data_dir, tmp_path, monkeypatch):
         folder = tmp_path / "run"
         with monkeypatch.context() as patch:
-            _fail_at_call(patch, "evaluate", 1)
+            _fail_in_epoch(patch, "evaluate", 1)
             with pytest.raises(_Interruption):
                 main(tiny_flags(data_dir, folder))
         assert main(["--output", str(folder), "--resume"]) == 0
@@ -234,20 +229,22 @@ class _Interruption(Exception):  # noqa: N818 (it stands for a killed process)
     pass
 
 
-def _fail_at_call(patch, name, number):
-    calls, original = [], getattr(loop, name)
+def _fail_in_epoch(patch, name, number):
+    """Stop a run where it first calls a function of the loop in an epoch, counted from 1."""
+    epochs, original = [], getattr(loop, name)
+    train_epoch = loop.train_epoch
+
+    def counted(run, epoch):
+        epochs.append(epoch + 1)
+        return train_epoch(run, epoch)
 
     def wrapper(*args):
-        calls.append(name)
-        if len(calls) == number:
+        if epochs[-1] == number:
             raise _Interruption
         return original(*args)
 
+    patch.setattr(loop, "train_epoch", counted)
     patch.setattr(loop, name, wrapper)
-
-
-def _at(files, name):
-    return next(content for path, content in files.items() if path.as_posix() == name)
 
 
 class TestFolderThatHoldsSomething:
@@ -285,8 +282,10 @@ class TestFolderThatHoldsSomething:
 
 
 class TestDivergence:
-    def test_stops_at_the_step_and_keeps_the_last_epoch(self, data_dir, tmp_path, monkeypatch, capsys):
+    @pytest.mark.parametrize("steps_per_look", [1, 3, 10])
+    def test_stops_at_the_step_and_keeps_the_last_epoch(self, steps_per_look, data_dir, tmp_path, monkeypatch, capsys):
         folder = tmp_path / "run"
+        monkeypatch.setattr(epoch, "_steps_per_look", lambda device: steps_per_look)
         _nan_loss_at_step(monkeypatch, 11)
         assert main(tiny_flags(data_dir, folder)) == 2
         error = capsys.readouterr().err

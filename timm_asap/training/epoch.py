@@ -12,9 +12,6 @@ from timm_asap.data import set_epoch
 from timm_asap.errors import UserError
 from timm_asap.training.start import Run
 
-# Steps between looks at the loss on a GPU, which each look waits for; a CPU has nothing to wait for.
-_GPU_STEPS_PER_LOOK = 10
-
 
 def train_epoch(run: Run, epoch: int) -> dict[str, float]:
     """One pass over the training images.
@@ -31,7 +28,7 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
     losses = torch.zeros(steps, device=accelerator.device)
     correct = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     seen = 0
-    steps_per_look = 1 if accelerator.device.type == "cpu" else _GPU_STEPS_PER_LOOK
+    steps_per_look = _steps_per_look(accelerator.device)
     run.model.train()
     set_epoch(run.train_loader, epoch)
     run.display.begin_epoch(epoch)
@@ -79,6 +76,11 @@ def evaluate(run: Run) -> dict[str, float]:
         "test_loss": test_loss,
         "test_accuracy": _percent(torch.cat(hits).sum(), len(run.plan.dataset.test)),
     }
+
+
+def _steps_per_look(device: torch.device) -> int:
+    """Steps between looks at the loss: each look waits for a GPU, a CPU has nothing to wait for."""
+    return 1 if device.type == "cpu" else 10
 
 
 def _stop_if_diverged(run: Run, losses: list[float]) -> None:
