@@ -24,6 +24,7 @@ os.environ.update(
 )
 for name in (
     "HF_HUB_OFFLINE",
+    "HF_DATASETS_OFFLINE",
     "HF_HUB_CACHE",
     "HF_DATASETS_CACHE",
     "HF_TOKEN",

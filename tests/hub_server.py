@@ -54,21 +54,25 @@ class _Handler(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         hub = self.server.hub
         fault = hub.faults.take(self.command, self.path)
+        path, _, query = self.path.partition("?")
         if fault is not None:
             fault.wait()
             if fault.cut_after is not None and self.command != "GET":
                 self.rfile.read(min(fault.cut_after, int(self.headers.get("Content-Length", 0))))
                 self.close_connection = True
+                self._record(path, 0)
                 return
-        path, _, query = self.path.partition("?")
         request = Request(self.command, path, query, self.headers, self._read_body())
         if fault is not None and fault.status is not None:
             response = Response(fault.status, b"injected")
         else:
             response = answer(hub, request)
-        with hub.lock:
-            hub.requests.append((self.command, unquote(path), response.status))
+        self._record(path, response.status)
         self._send(response, fault)
+
+    def _record(self, path: str, status: int) -> None:
+        with self.server.hub.lock:
+            self.server.hub.requests.append((self.command, unquote(path), status))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815  named by http.server
 

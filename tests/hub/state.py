@@ -22,7 +22,7 @@ class Hub:
         stored: LFS objects by sha256, committed or not.
         page_size: Items on a page of the tree listing.
         part_size: LFS uploads of more bytes come in parts of this size.
-        requests: `(method, unquoted path, status)` of every answered request, in order.
+        requests: `(method, unquoted path, status)` of every request, in order; status 0 where it was cut short.
         crashes: Tracebacks of the server's own errors; a test should end with none.
     """
 
