@@ -119,6 +119,8 @@ def test_tags_are_the_plain_models_with_complete_hub_ids():
     assert cfg["tag"] == "a1_in1k"
     assert cfg["hf_hub_id"] == "timm/resnet50.a1_in1k"
     assert cfg["crop_pct"] == 0.5
+    assert "trained without ASAP" in cfg["notes"][-1]
+    assert cfg["license"] == timm.models.get_pretrained_cfg("resnet50.a1_in1k").license
     for name in timm.list_pretrained("*_asap"):
         hub_id = timm.models.get_pretrained_cfg(name).hf_hub_id
         assert not hub_id or not hub_id.endswith("/"), name

@@ -31,6 +31,9 @@ __all__ = ["SUFFIX", "AsapOptions", "is_twin", "plain_name", "register_twins", "
 
 SUFFIX = "_asap"
 
+#: In `pretrained_cfg["notes"]` of every twin that takes upstream weights.
+UPSTREAM_NOTE = "upstream weights, trained without ASAP: a starting point to heal or fine-tune before classifying"
+
 #: Read by timm's `register_model`: the pretrained configurations of each twin.
 default_cfgs: dict[str, DefaultCfg] = {}
 
@@ -115,8 +118,9 @@ def _twin_cfgs(architecture: str) -> DefaultCfg:
     cfgs: dict[str, PretrainedCfg] = {}
     for name, cfg in get_arch_pretrained_cfgs(architecture).items():
         tag = split_model_name_tag(name)[1]
+        notes = (*(cfg.notes or ()), UPSTREAM_NOTE) if cfg.has_weights else cfg.notes
         # register_model fills in the twin's architecture and tag.
-        cfgs[tag] = replace(cfg, architecture=None, tag=None)
+        cfgs[tag] = replace(cfg, architecture=None, tag=None, notes=notes)
     if not cfgs:
         cfgs[""] = PretrainedCfg()
     return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
@@ -138,11 +142,12 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
         if cfg.get("tag") == "fcmae":
             # timm's convnext recognises this headless tag by a string, which no longer arrives as one.
             kwargs.setdefault("pretrained_strict", False)
-        if kwargs.get("feature_cls") == "fx":
-            # Tracing would write strides into the graph before they could be converted.
+        if kwargs.get("feature_cls") in ("fx", FeatureGraphNet):
+            # Tracing would write strides into the graph before they could be converted, and forgets attention's name.
             kwargs["feature_cls"] = _graph_after_conversion(options)
         model = build_plain(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
-        options.convert(model)
+        if not isinstance(model, FeatureGraphNet):
+            options.convert(model)
         model._model_args = {**getattr(model, "_model_args", {}), **asdict(options)}
         return model
 
