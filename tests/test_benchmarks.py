@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.pooling import GROUPS, contenders
-from benchmarks.report import PAGE, load_records, page
+from benchmarks.report import PAGE, README, blocks, load_records, page, readme
 
 
 @pytest.mark.parametrize("name", ["pooling.cpu", "networks.float32.NCHW.eager.cpu"])
@@ -23,3 +23,10 @@ def test_records_are_complete(name):
 
 def test_the_page_is_generated_from_the_records():
     assert PAGE.read_text() == page(load_records()) + "\n"
+
+
+def test_the_readmes_tables_are_generated_from_the_records():
+    text = README.read_text(encoding="utf-8")
+    assert readme(text, blocks()) == text
+    with pytest.raises(ValueError, match="expected the markers of 'speed'"):
+        readme("no markers", blocks())

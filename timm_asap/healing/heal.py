@@ -77,7 +77,7 @@ def heal(
         >>> import timm, timm_asap
         >>> model = timm.create_model("resnet20_lowres_asap", in_chans=1)
         >>> print(timm_asap.heal(model, torch.randn(64, 1, 28, 28)))
-        healed with 64 images: 19 BatchNorm layers re-estimated
+        healed with 64 images: 21 BatchNorm layers re-estimated
     """
     _check(model, plain, batchnorm, refit, ridge, positions, limit, batch_size)
     parameter = next(model.parameters())

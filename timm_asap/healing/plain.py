@@ -6,26 +6,9 @@ import copy
 
 from torch import nn
 
-from timm_asap.strided import PoolThenConv, is_converted
+from timm_asap.strided import is_converted, unwear
 
-__all__ = ["plain_copy", "unwear"]
-
-
-def unwear(layer: nn.Module) -> None:
-    """Undo :func:`timm_asap.strided.wear` in place: class, stride and padding as before the conversion."""
-    geometry = layer.asap.geometry
-    dense = isinstance(layer, PoolThenConv)
-    layer.__class__ = type(layer).__bases__[1]
-    del layer.asap
-    if not dense:
-        return
-    del layer.asap_pad
-    layer.stride = geometry.stride
-    if not geometry.same:
-        layer.padding = geometry.padding
-        if getattr(layer, "padding_mode", "zeros") != "zeros":
-            height, width = geometry.padding
-            layer._reversed_padding_repeated_twice = [width, width, height, height]
+__all__ = ["plain_copy"]
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
