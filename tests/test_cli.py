@@ -1,7 +1,12 @@
 """The command line, run in this process."""
 
-import pytest
+import json
 
+import pytest
+import timm
+import torch
+
+import timm_asap
 from timm_asap.cli import main
 
 
@@ -37,6 +42,29 @@ def test_convert_warns_of_small_maps(capsys):
     assert "warning: stages.3.downsample.1: a map of 2x2 keeps its mean alone" in capsys.readouterr().out
 
 
+def test_convert_saves_the_twin_with_its_upstream_weights(hub, tmp_path, capsys):
+    plain = timm.create_model("test_resnet")
+    timm.models.save_for_hf(plain, tmp_path / "upstream", safe_serialization=True)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "upstream").iterdir()}
+    hub.add_repo("timm/test_resnet.r160_in1k", files)
+    folder = tmp_path / "converted"
+    assert main(["convert", "test_resnet", "--layout", "paper", "--output", str(folder)]) == 0
+    assert f'"local-dir:{folder}"' in capsys.readouterr().out.replace("\n", "")
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    timm_asap.convert(plain, layout="paper")
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(model(x), plain.eval()(x))
+    assert "num_classes" not in json.loads((folder / "config.json").read_text())["model_args"]
+    assert main(["convert", "test_resnet", "--output", str(folder)]) == 2
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_convert_writes_nothing_where_the_weights_cannot_be_had(hub, tmp_path, capsys):
+    assert main(["convert", "test_resnet", "--output", str(tmp_path / "out")]) == 2
+    assert "the weights of test_resnet cannot be had" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
@@ -50,6 +78,7 @@ def test_convert_warns_of_small_maps(capsys):
             "--stem: expected auto, true or false, got 'yes'",
         ),
         (["convert", "--dry-run"], "architecture"),
+        (["convert", "resnet18"], "expected --dry-run"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(words, text, capsys):

@@ -1,21 +1,29 @@
-"""`timm-asap convert ARCH`: what conversion does to an architecture, layer by layer."""
+"""`timm-asap convert ARCH`: what conversion does to an architecture, layer by layer, and the converted network."""
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
+import timm
 import tyro
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from rich.console import Console
 from rich.table import Table
+from timm.models._registry import split_model_name_tag
 
 import timm_asap  # noqa: F401  registers the low-resolution networks
 from timm_asap.command_line import parse
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, unknown_name
 from timm_asap.report import ConversionReport, Site
-from timm_asap.zoo import AsapOptions, is_twin, plain_name
+from timm_asap.zoo import AsapOptions, is_twin, plain_name, twin_names
+from timm_asap.zoo.asap_twins import SUFFIX
 from timm_asap.zoo.summary import dry_run
 
 _STEM = {"auto": "auto", "true": True, "false": False}
@@ -23,12 +31,14 @@ _STEM = {"auto": "auto", "true": True, "false": False}
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """Show what conversion does to every strided layer of an architecture, and what it costs."""
+    """Show what conversion does to every strided layer of an architecture and what it costs, and save the result."""
 
     architecture: tyro.conf.Positional[str]
-    """Name of a plain architecture of timm, or of its twin, without a tag."""
+    """Name of a plain architecture of timm, or of its twin; a pretrained tag chooses the weights to save."""
     dry_run: bool = False
-    """Show the table alone. It is all this command does so far: say so."""
+    """Show the table, and write nothing."""
+    output: str | None = None
+    """Folder for the converted network with its upstream weights, as timm loads it: model.safetensors, config.json."""
     layout: str = "preserve"
     """preserve or paper."""
     window: str = "asap"
@@ -48,10 +58,14 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--stem: expected auto, true or false, got {options.stem!r}")
     stem = _STEM[options.stem]
     try:
-        AsapOptions(options.window, options.boundary, options.layout, stem)
+        asap = AsapOptions(options.window, options.boundary, options.layout, stem)
     except ValueError as error:
         raise UserError(str(error)) from error
-    name = plain_name(options.architecture) if is_twin(options.architecture) else options.architecture
+    if not options.dry_run and options.output is None:
+        raise UserError("expected --dry-run, to show what conversion does, or --output FOLDER, to save the result")
+    folder = None if options.dry_run else _empty_folder(options.output)
+    plain = plain_name(options.architecture) if is_twin(options.architecture) else options.architecture
+    name = split_model_name_tag(plain)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # every note is a line of its own below the table
         model, report = dry_run(
@@ -70,6 +84,39 @@ def main(argv: Sequence[str]) -> None:
     for site in report.sites:
         if site.note:
             console.print(f"warning: {site.name}: {site.note}", highlight=False)
+    if folder is not None:
+        _save(plain, asap, folder)
+        console.print(f'import timm, timm_asap; model = timm.create_model("local-dir:{folder}", pretrained=True)')
+
+
+def _empty_folder(output: str) -> Path:
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output {folder} is there already: expected a new or an empty folder")
+    return folder
+
+
+def _save(plain: str, asap: AsapOptions, folder: Path) -> None:
+    """Build the twin with its upstream weights and write it; nothing is left behind where that fails."""
+    architecture, tag = split_model_name_tag(plain)
+    twin = f"{architecture}{SUFFIX}" + (f".{tag}" if tag else "")
+    if not is_twin(twin):
+        raise UserError(unknown_name("twin", twin, twin_names()))
+    try:
+        model = timm.create_model(twin, pretrained=True, **asdict(asap))
+    except (RuntimeError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(f"the weights of {plain} cannot be had: {str(error).strip().splitlines()[0]}") from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        timm.models.save_for_hf(model, aside, safe_serialization=True)
+        config_file = Path(aside) / "config.json"
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        # transformers' TimmWrapperForImageClassification passes num_classes itself, and fails if it is here too.
+        config["model_args"].pop("num_classes", None)
+        config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        for name in ("model.safetensors", "config.json"):
+            os.replace(Path(aside) / name, folder / name)
 
 
 def _table(name: str, size: Sequence[int], report: ConversionReport) -> Table:
