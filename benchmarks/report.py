@@ -44,10 +44,8 @@ def _table(record: dict[str, Any], table: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|",
     ]
     for name, row in table["rows"].items():
-        lines.append(
-            f"| {name} | {row['median_ms']:.2f} | {row['ratio']:.2f} | {row['ratio_min']:.2f} to {row['ratio_max']:.2f} "
-            f"| {row['peak_mib']:.0f} |"
-        )
+        spread = f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}"
+        lines.append(f"| {name} | {row['median_ms']:.2f} | {row['ratio']:.2f} | {spread} | {row['peak_mib']:.0f} |")
     return "\n".join(lines)
 
 
