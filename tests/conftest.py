@@ -8,8 +8,8 @@ import tempfile
 # machine made the suite ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
-from hub_server import HubServer  # noqa: E402
+import pytest
+from hub_server import HubServer
 
 # The Hugging Face libraries read these when they are imported, so the Hub of the tests has to stand before that.
 if "huggingface_hub" in sys.modules:

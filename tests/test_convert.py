@@ -317,5 +317,5 @@ def test_bad_arguments_change_nothing(arguments, error, text):
     with pytest.raises(error, match=text):
         convert(model, **arguments)
     assert type(model[0]) is nn.Conv2d
-    with pytest.raises(TypeError, match="expected a torch.nn.Module, got str"):
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module, got str"):
         convert("resnet50")
