@@ -124,7 +124,7 @@ def _patches(size: Callable[[nn.Module], int]) -> Callable[[nn.Module], Geometry
 _NO_STRIDE = "the block has no stride that the paper's layout could take away"
 _GATE = "a gate inside attention, enlarged again afterwards"
 _KEYS = "a reduction of keys and values inside attention"
-_MERGE = "the patch merging of a transformer: neighbours become channels, none is dropped"
+_MERGE = "a transformer's patch merging, done by reshaping tokens: not covered"
 
 _REDUCTION = FunctionalSite("F.max_pool2d", _fixed(3, 2), {"preserve": MaximumBranch, "paper": PooledBranch})
 _PATCH_MERGING = FunctionalSite("a reshape", _fixed(2, 2), reason=_MERGE)
@@ -168,7 +168,7 @@ _SITES = {
     "timm.models.mobilenetv5.MobileNetV5MultiScaleFusionAdapter": FunctionalSite(
         "F.avg_pool2d or F.interpolate", mixins=_same(LowPassedFusion)
     ),
-    "timm.models.nextvit.E_MHSA": FunctionalSite(
+    "timm.models.nextvit.EfficientAttention": FunctionalSite(
         "nn.AvgPool1d", reason=_KEYS, applies=lambda block: block.sr is not None
     ),
     "timm.models.pvt_v2.Attention": FunctionalSite(

@@ -23,8 +23,8 @@ __all__ = ["reparameterize"]
 def reparameterize(model: nn.Module, inplace: bool = False) -> nn.Module:
     """Fuse the branches and normalisations of a model for inference; its outputs in eval mode stay the same.
 
-    What `timm.utils.reparameterize_model` does for RepVGG, MobileOne, FastViT, RepViT, GhostNetV3 and others, for models
-    with alias-free layers and without. timm's own function drops the filters of every layer that it fuses.
+    What `timm.utils.reparameterize_model` does for RepVGG, MobileOne, FastViT, RepViT, GhostNetV3 and others, for
+    models with alias-free layers and without. timm's own function drops the filters of every layer that it fuses.
 
     Args:
         model: A converted model (a twin, or one that :func:`timm_asap.convert` was given), or a plain one.

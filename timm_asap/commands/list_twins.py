@@ -12,7 +12,7 @@ from rich.table import Table
 
 import timm_asap  # noqa: F401  registers the twins
 from timm_asap.command_line import parse
-from timm_asap.zoo.summary import TwinSummary, matching_twins, summarize
+from timm_asap.zoo.summary import TwinSummary, matching_twins, pretrained_tags, summarize
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ def main(argv: Sequence[str]) -> None:
     console = Console()
     if not console.is_terminal:
         # A file or a pipe has no width to fit: no name is cut, for grep to find.
-        console = Console(width=max(120, max(len(s.name) + len(", ".join(s.tags)) for s in summaries) + 80))
+        longest = max(len(s.name) + len(", ".join(pretrained_tags(s.name))) for s in summaries)
+        console = Console(width=max(120, longest + 80))
     console.print(_table(summaries))
 
 
@@ -53,6 +54,6 @@ def _table(summaries: Sequence[TwinSummary]) -> Table:
             str(s.converted),
             str(s.left),
             "x".join(map(str, s.input_size)),
-            ", ".join(s.tags) or "-",
+            ", ".join(pretrained_tags(s.name)) or "-",
         )
     return table

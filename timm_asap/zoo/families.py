@@ -76,8 +76,8 @@ FAMILIES = (
 )
 
 _PATCHES = "a transformer or mixer of patches: nothing downsamples after the image was cut into them"
-_MERGES = "a transformer that merges patches by reshaping: neighbours become channels, none is dropped"
-_TOKENS = "a transformer; `timm_asap.convert` takes its strided convolutions and poolings, but it gets no twins"
+_MERGES = "a transformer that merges patches by reshaping tokens: no strided layer for `timm_asap.convert` to take"
+_TOKENS = "a transformer, no convolutional family; `timm_asap.convert` takes its strided convolutions and poolings"
 
 #: Every other module of timm, and why it has no twins.
 LEFT_FAMILIES = {
@@ -98,7 +98,7 @@ LEFT_FAMILIES = {
     "nest": _TOKENS,
     "pit": _TOKENS,
     "qwen3_vit": _PATCHES,
-    "sequencer": "recurrent on patches of 7 or 14 pixels, which are merged, not sampled",
+    "sequencer": "recurrent over rows and columns of patches; `timm_asap.convert` takes its strided convolutions",
     "swin_transformer": _MERGES,
     "swin_transformer_v2": _MERGES,
     "swin_transformer_v2_cr": _MERGES,

@@ -1,9 +1,18 @@
-"""Parameters, multiply-adds and downsampling sites of an architecture, without building its weights."""
+"""Parameters, multiply-adds and downsampling sites of the twins: measured without weights, and shipped measured.
+
+`python -m timm_asap.zoo.page` writes what is shipped.
+"""
 
 from __future__ import annotations
 
+import fnmatch
+import json
 import warnings
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
 
 import timm
 import torch
@@ -15,12 +24,14 @@ from timm_asap.errors import UserError, unknown_name
 from timm_asap.report import ConversionReport
 from timm_asap.zoo.asap_twins import plain_name, twin_names
 
-__all__ = ["TwinSummary", "build_on_meta", "dry_run", "summarize"]
+__all__ = ["TwinSummary", "build_on_meta", "dry_run", "matching_twins", "measure", "pretrained_tags", "summarize"]
+
+_SHIPPED = Path(__file__).with_name("summary.json")
 
 
 @dataclass(frozen=True)
 class TwinSummary:
-    """What `timm-asap list` shows of a twin.
+    """What `timm-asap list` shows of a twin, tags aside.
 
     Attributes:
         name: Name of the twin.
@@ -28,9 +39,8 @@ class TwinSummary:
         macs: Multiply-adds of the plain network for one image of `input_size`.
         added_macs: Multiply-adds that the operators add.
         converted: Strided layers that are alias-free.
-        left: Strided layers that stayed as they were.
+        reasons: Why others stayed as they were, and how many for each reason.
         input_size: (channels, height, width).
-        tags: Pretrained tags.
     """
 
     name: str
@@ -38,9 +48,13 @@ class TwinSummary:
     macs: int
     added_macs: int
     converted: int
-    left: int
     input_size: tuple[int, int, int]
-    tags: tuple[str, ...]
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def left(self) -> int:
+        """Strided layers that stayed as they were."""
+        return sum(self.reasons.values())
 
 
 def build_on_meta(architecture: str, **kwargs: object) -> nn.Module:
@@ -77,23 +91,45 @@ def dry_run(
     return model, convert(model, input_size=size, dry_run=True, **options)
 
 
-def summarize(twin: str) -> TwinSummary:
+def measure(twin: str) -> TwinSummary:
     """Build a twin's plain architecture on the meta device and measure it at its own input size."""
-    architecture = plain_name(twin)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # small maps: shown by `timm-asap convert`
-        model, report = dry_run(architecture)
-    tags = (name.partition(".")[2] for name, cfg in get_arch_pretrained_cfgs(twin).items() if cfg.has_weights)
+        model, report = dry_run(plain_name(twin))
     return TwinSummary(
         name=twin,
         parameters=sum(p.numel() for p in model.parameters()),
         macs=report.macs,
         added_macs=report.added_macs,
         converted=len(report.converted),
-        left=len(report.left),
         input_size=tuple(model.pretrained_cfg["input_size"]),
-        tags=tuple(tags),
+        reasons=dict(Counter(site.reason for site in report.left)),
     )
+
+
+def summarize(twin: str) -> TwinSummary:
+    """The shipped numbers of a twin; measured where there are none, as for architectures newer than they are."""
+    return _shipped().get(twin) or measure(twin)
+
+
+def pretrained_tags(twin: str) -> list[str]:
+    """Tags of a twin that have weights: those of the plain architecture, trained without ASAP; default first."""
+    return [name.partition(".")[2] for name, cfg in get_arch_pretrained_cfgs(twin).items() if cfg.has_weights]
+
+
+@cache
+def _shipped() -> dict[str, TwinSummary]:
+    if not _SHIPPED.exists():  # before it is first written
+        return {}
+    rows = json.loads(_SHIPPED.read_text(encoding="utf-8"))
+    return {row["name"]: TwinSummary(**{**row, "input_size": tuple(row["input_size"])}) for row in rows}
+
+
+def write_shipped(summaries: Iterable[TwinSummary]) -> None:
+    """Write `summary.json`, a line for each twin."""
+    lines = ",\n".join(json.dumps(asdict(summary)) for summary in summaries)
+    _SHIPPED.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    _shipped.cache_clear()
 
 
 def matching_twins(pattern: str) -> list[str]:
@@ -102,8 +138,6 @@ def matching_twins(pattern: str) -> list[str]:
     Raises:
         UserError: If none matches; names the closest.
     """
-    import fnmatch
-
     names = twin_names()
     found = [n for n in names if fnmatch.fnmatch(n, pattern) or fnmatch.fnmatch(plain_name(n), pattern)]
     if not found:

@@ -1,0 +1,93 @@
+"""Twins of every family pass timm's contract (`timm_contract.py`) as if they were timm's own."""
+
+import pytest
+import timm
+import timm_contract as contract
+
+from timm_asap.zoo import plain_name, twin_names
+from timm_asap.zoo.families import FAMILIES, LEFT_FAMILIES
+from timm_asap.zoo.summary import summarize
+
+# Pass every check in a second or two each; between them they have every kind of builder and feature extractor.
+THOROUGH = [
+    "test_resnet",
+    "test_convnext",
+    "test_byobnet",
+    "test_efficientnet",
+    "test_mambaout",
+    "test_nfnet",
+    "test_coatnet",
+    "resnet20_lowres",
+    "cpubone_nano",
+    "cspnext_tiny",
+    "hgnetv2_b0",
+    "levit_128s",
+    "pvt_v2_b0",
+    "regnetx_002",
+    "repghostnet_050",
+    "starnet_s050",
+    "xception41p",
+]
+CHECKS = ["options", "heads", "intermediates", "fx"]
+
+
+def smallest(family):
+    """timm's own test model of a family, or else the one of the fewest multiply-adds."""
+    names = timm.list_models(module=family)
+    return min(names, key=lambda name: (not name.startswith("test_"), summarize(f"{name}_asap").macs))
+
+
+SMALLEST = [smallest(family) for family in FAMILIES]
+ALL = [plain_name(twin) for twin in twin_names()]
+
+
+def test_every_module_of_timm_has_twins_or_a_reason():
+    modules = set(timm.list_modules()) - {"asap_twins"}
+    assert set(FAMILIES) | set(LEFT_FAMILIES) == modules
+    assert not set(FAMILIES) & set(LEFT_FAMILIES)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_structure_sizes_and_gradients_of_every_family(name):
+    contract.check_structure(name)
+    fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size")
+    contract.check_sizes(name, sizes=[None if fixed else (97, 131)])
+    contract.check_gradients(name)
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("name", THOROUGH)
+def test_contract(name, check):
+    getattr(contract, f"check_{check}")(name)
+
+
+@pytest.mark.parametrize("name", THOROUGH)
+def test_values(name, tmp_path):
+    contract.check_values(name, tmp_path)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("name", sorted(set(SMALLEST) - set(THOROUGH)))
+def test_contract_of_every_family(name, check):
+    getattr(contract, f"check_{check}")(name)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", sorted(set(SMALLEST) - set(THOROUGH)))
+def test_values_of_every_family(name, tmp_path):
+    contract.check_values(name, tmp_path)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", ALL)
+def test_structure_and_gradients_of_every_twin(name):
+    contract.check_structure(name)
+    contract.check_gradients(name)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("layout", ["preserve", "paper"])
+@pytest.mark.parametrize("name", ALL)
+def test_sizes_of_every_twin(name, layout):
+    contract.check_sizes(name, layout)
