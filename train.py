@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from timm_asap.errors import UserError
 from timm_asap.hub import write_card
-from timm_asap.training import describe, make_plan, parse, train
+from timm_asap.training import describe, make_plan, parse, resume_command, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(describe(make_plan(config)))
             return 0
         result = train(config)
-        if result.is_main_process:
+        if result.is_main_process and result.stopped:
+            print(f"stopped, and saved in epoch {result.epochs + 1}; go on with: {resume_command(result.run_folder)}")
+        elif result.is_main_process:
             write_card(result.run_folder)
             print(
                 f"accuracy {result.test_accuracy:.2f} % on {result.test_name} ({result.test_images:,} images) "

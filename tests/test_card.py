@@ -23,7 +23,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def records(run, tmp_path):
     """A copy of the records alone, to change."""
-    for name in ("config.yaml", "config.json", "run.json", "metrics.jsonl"):
+    for name in ("config.yaml", "config.json", "run.json", "metrics.jsonl", "result.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     return tmp_path
 
@@ -50,6 +50,7 @@ def test_front_matter_parses_back(run):
 def test_numbers_are_those_of_the_records(records):
     record = final(records) | {"test_accuracy": 43.21987, "test_loss": 1.23456, "images_per_s": 7654.3, "seconds": 90.0}
     (records / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    (records / "result.json").write_text(json.dumps({name: record[name] for name in ("test_accuracy", "test_loss", "test_images")}))
     text = write_card(records).read_text()
     assert "| idx, test | 20 | 43.22 % | 1.2346 |" in text
     assert "1.5 minutes on" in text
@@ -59,7 +60,7 @@ def test_numbers_are_those_of_the_records(records):
 
 def test_says_what_it_is_and_how_it_was_made(run):
     text = (run / "README.md").read_text()
-    assert "python train.py --dataset idx --data-dir idx --epochs 1" in text
+    assert "python train.py --dataset idx --asap-window hamming --data-dir idx --epochs 1 " in text
     assert '| `asap_window` | `"hamming"` |' in text
     assert "271,796" in text
     assert "arXiv:2307.09804" in text

@@ -61,6 +61,14 @@ def test_a_palette_gives_its_colours():
     assert np.asarray(see_through).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
+def test_cmyk_becomes_rgb():
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 100, 50)).convert("CMYK").save(buffer, format="JPEG", quality=95)
+    image = decode_image({"bytes": buffer.getvalue(), "path": None}, "row 0")
+    assert image.mode == "RGB"
+    assert np.abs(np.asarray(image).astype(int) - [200, 100, 50]).max() <= 4
+
+
 def test_exif_orientation_is_applied():
     sideways = Image.fromarray(np.array([[0, 255]], dtype=np.uint8))
     exif = Image.Exif()

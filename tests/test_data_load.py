@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from timm_asap.data import default_augment, load_dataset
-from timm_asap.data.splits import TensorSplit, hold_out_fifth
+from timm_asap.data.holdout import hold_out_fifth
+from timm_asap.data.splits import TensorSplit
 from timm_asap.errors import UserError
 
 
@@ -50,7 +51,7 @@ def test_no_sample_is_on_both_sides():
 
 def test_too_few_samples_to_hold_any_out():
     split = TensorSplit(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 0, 1]))
-    with pytest.raises(UserError, match="a fifth of the 3 training samples cannot be held out"):
+    with pytest.raises(UserError, match="no test split, and 20 % of the 3 training samples cannot be held out"):
         hold_out_fifth(split, seed=0)
 
 

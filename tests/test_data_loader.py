@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import functional as tv
 
 from timm_asap.data import AugmentConfig, LazySplit, TensorSplit, build_loader, set_epoch
-from timm_asap.data.augment import draw_shifts_and_flips, shift_and_flip
+from timm_asap.data.small_augment import draw_shifts_and_flips, shift_and_flip
 from timm_asap.data.splits import large_dataset, small_dataset
 from timm_asap.errors import UserError
 

@@ -42,11 +42,13 @@ def test_every_shipped_recipe_parses_and_opens_with_its_command(name):
     path = shipped_recipes()[name]
     config = parse(["--recipe", name])
     first, *rest = path.read_text().splitlines()
-    assert first.startswith("# python train.py")
-    assert parse(shlex.split(first)[3:]).recorded() | {"data_dir": None} == config.recorded()
+    words = shlex.split(first)
+    assert words[1] in ("python", "accelerate")
+    assert parse(words[words.index("train.py") + 1 :]).recorded() | {"data_dir": None} == config.recorded()
     header = " ".join(line for line in rest if line.startswith("#"))
-    for word in ("CPU", "minute", "%"):
-        assert word in header
+    assert "CPU" in header or "GPU" in header
+    measured = "minute" in header and "%" in header and "measured" in header
+    assert measured or "not run here" in header
 
 
 def test_flags_override_the_recipe_whatever_their_order(recipe):
@@ -69,9 +71,9 @@ def test_flags_override_the_recipe_whatever_their_order(recipe):
         (["--epochs", "many"], "--epochs: .*'many'; expected --epochs INT"),
         (["--epochs"], "Missing value for argument '--epochs'"),
         (["--epochs", "0"], "--epochs: expected at least 1, got 0"),
-        (["--lr", "nan"], "--lr: expected a number above 0, got nan"),
-        (["--lr", "-1"], "--lr: expected a number above 0"),
-        (["--label-smoothing", "1"], "--label-smoothing: expected in"),
+        (["--lr", "nan"], "--lr: expected above 0, got nan"),
+        (["--lr", "-1"], "--lr: expected above 0"),
+        (["--label-smoothing", "1"], "--label-smoothing: expected in .0, 1., got 1"),
         (["--flip", "maybe"], "--flip: got 'maybe'; expected --flip true|false"),
         (["--asap-stem", "1"], "--asap-stem: got '1'"),
         (["--mixed-precision", "fp8"], "--mixed-precision: got 'fp8'; expected --mixed-precision fp32|bf16|fp16"),
@@ -80,7 +82,7 @@ def test_flags_override_the_recipe_whatever_their_order(recipe):
         (["--epochs", "2", "--warmup-epochs", "3"], "--warmup-epochs is part of --epochs"),
         (["--resume", "--overwrite"], "give only one of them"),
         (["--output", ""], "--output is empty"),
-        (["--recipe", "digit"], "unknown recipe 'digit': expected one of digits"),
+        (["--recipe", "digit"], "unknown recipe 'digit': expected one of cifar10, digits"),
         (["--recipe", "no/such.yaml"], "recipe no/such.yaml: no such file"),
     ],
 )
@@ -100,7 +102,7 @@ def test_a_wrong_flag_is_one_line(argv, message, capsys):
         ("epochs: [1, 2]", "own.yaml: --epochs: "),
         ("channels_last: 3", "own.yaml: "),
         ("flip: 1", "own.yaml: --flip: got '1'"),
-        ("lr: -1", "own.yaml: --lr: expected a number above 0"),
+        ("lr: -1", "own.yaml: --lr: expected above 0"),
         ("- epochs", "own.yaml: expected 'key: value' lines, got a list"),
         ("epochs: [", "own.yaml: cannot be read as YAML"),
     ],

@@ -24,6 +24,7 @@ def test_data_sets_of_the_hub_are_told_from_folders(name, shown, hub_id, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine" / "letters").mkdir(parents=True)
     data = SimpleNamespace(name=name, source="", num_classes=2, train=[1, 2], test=[3], test_name="test")
+    data.val = data.val_name = None
     config = SimpleNamespace(model="resnet18")
     monkeypatch.setattr("timm_asap.training.facts.command", lambda config, launcher: "")
     plan = SimpleNamespace(dataset=data, config=config, parameters=1, input_size=(1, 2, 2))

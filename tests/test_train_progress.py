@@ -53,8 +53,9 @@ def test_a_bar_on_a_terminal(capsys):
 
 @pytest.mark.usefixtures("terminal")
 def test_the_bar_of_a_continued_run_starts_where_it_was():
-    display = ProgressDisplay(epochs=4, steps_per_epoch=5, batch_size=8, first_epoch=3)
-    assert display.bar.tasks[0].percentage == 75
+    display = ProgressDisplay(epochs=4, steps_per_epoch=5, batch_size=8)
+    display.begin_epoch(3, 2)
+    assert display.bar.tasks[0].completed == 17
 
 
 @pytest.mark.usefixtures("terminal")

@@ -9,11 +9,11 @@ import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
-from tiny_run import CLASSES, TEST_IMAGES, TRAIN_IMAGES, main, tiny_flags, write_images
+from tiny_run import CLASSES, TEST_IMAGES, TRAIN_IMAGES, equal, main, tiny_flags, write_images
 
 from timm_asap.data import build_loader, load_dataset
-from timm_asap.training import TrainConfig, epoch, loop, train
-from timm_asap.training.checkpoints import read_checkpoint
+from timm_asap.training import TrainConfig, epoch, loop, objective, saving, train
+from timm_asap.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,15 @@ def metrics(folder, *, timed=True):
     return [{k: v for k, v in r.items() if timed or k not in ("seconds", "images_per_s")} for r in records]
 
 
+def checkpoints(folder):
+    """The newest first."""
+    return RunFolder(folder).checkpoints.files()
+
+
+def newest_state(folder):
+    return RunFolder(folder).checkpoints.newest()[1]
+
+
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -37,7 +46,7 @@ def finished(data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "run"
     with pytest.MonkeyPatch.context() as patch:
         models = []
-        patch.setattr(loop, "export_model", _remember(models, loop.export_model))
+        patch.setattr(saving, "export_model", _remember(models, saving.export_model))
         assert main(tiny_flags(data_dir, folder, seed=3)) == 0
     return folder, models[-1]
 
@@ -58,7 +67,7 @@ class TestAFinishedRun:
         assert [r["step"] for r in records] == [4, 8, 12, 16]
         assert {*records[0]} == {
             *("epoch", "step", "lr", "seconds", "images_per_s"),
-            *("train_loss", "train_accuracy", "test_loss", "test_accuracy"),
+            *("train_loss", "train_accuracy", "test_loss", "test_accuracy", "test_images"),
         }
         assert records[-1]["train_loss"] < records[0]["train_loss"]
         assert records[-1]["train_accuracy"] > 100 / CLASSES
@@ -114,14 +123,14 @@ class TestAFinishedRun:
 
     def test_leaves_only_the_files_of_a_run(self, finished):
         assert {str(path) for path in contents(finished[0])} == {
-            "README.md", "config.json", "config.yaml", "metrics.jsonl", "model.safetensors", "run.json",
-            "checkpoints/best.safetensors", "checkpoints/last.safetensors",
+            "README.md", "config.json", "config.yaml", "metrics.jsonl", "model.safetensors", "result.json", "run.json",
+            "plots/learning_curves.png", *(f"checkpoints/{path.name}" for path in checkpoints(finished[0])),
         }  # fmt: skip
 
-    def test_best_checkpoint_is_of_the_best_epoch(self, finished):
+    def test_keeps_the_newest_checkpoints_and_that_of_the_best_epoch(self, finished):
         best = max(metrics(finished[0]), key=lambda record: record["test_accuracy"])
-        state = read_checkpoint(finished[0] / "checkpoints" / "best.safetensors")
-        assert state["position"]["epoch"] == best["epoch"]
+        steps = {int(path.name.split(".")[0].removeprefix("step-")) for path in checkpoints(finished[0])}
+        assert steps == {16, 12, best["step"]}
 
     def test_resuming_it_changes_nothing(self, finished, data_dir, capsys):
         before = contents(finished[0])
@@ -198,22 +207,29 @@ def straight(data_dir, tmp_path_factory):
     return folder
 
 
+def assert_equal_ends(folder, other):
+    """Both runs came to the same weights and the same state, but for the clock."""
+    assert (folder / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    ours, theirs = newest_state(folder), newest_state(other)
+    for state in (ours, theirs):
+        del state["sums"]["seconds"]
+    assert equal(ours, theirs)
+
+
 class TestInterruptedRun:
-    @pytest.mark.parametrize("at", ["evaluate", "export_model", "save_checkpoint"])
+    @pytest.mark.parametrize("at", ["evaluate", "save_epoch"])
     def test_resumes_bit_equally(self, at, straight, data_dir, tmp_path, monkeypatch):
         folder = tmp_path / "run"
         with monkeypatch.context() as patch:
             _fail_in_epoch(patch, at, 3)
             with pytest.raises(_Interruption):
                 main(tiny_flags(data_dir, folder))
-        assert read_checkpoint(folder / "checkpoints" / "last.safetensors")["position"]["epoch"] == 2
+        assert newest_state(folder)["position"]["epoch"] == 2
         torch.manual_seed(99)  # whatever happened since
         assert main(["--output", str(folder), "--resume"]) == 0
 
         assert metrics(folder, timed=False) == metrics(straight, timed=False)
-        for name in ("model", "checkpoints/last", "checkpoints/best"):
-            ours, theirs = (path / f"{name}.safetensors" for path in (folder, straight))
-            assert ours.read_bytes() == theirs.read_bytes(), name
+        assert_equal_ends(folder, straight)
 
     def test_starts_again_where_no_epoch_was_finished(self, straight, data_dir, tmp_path, monkeypatch):
         folder = tmp_path / "run"
@@ -285,14 +301,15 @@ class TestDivergence:
     @pytest.mark.parametrize("steps_per_look", [1, 3, 10])
     def test_stops_at_the_step_and_keeps_the_last_epoch(self, steps_per_look, data_dir, tmp_path, monkeypatch, capsys):
         folder = tmp_path / "run"
-        monkeypatch.setattr(epoch, "_steps_per_look", lambda device: steps_per_look)
+        monkeypatch.setattr(epoch, "_batches_per_look", lambda device: steps_per_look)
         _nan_loss_at_step(monkeypatch, 11)
         assert main(tiny_flags(data_dir, folder)) == 2
         error = capsys.readouterr().err
         assert "the loss is nan at step 11 (epoch 3)" in error
-        assert "last.safetensors keeps epoch 2" in error
+        assert "step-00000008." in error
+        assert "keeps epoch 2" in error
         assert [r["epoch"] for r in metrics(folder)] == [1, 2]
-        state = read_checkpoint(folder / "checkpoints" / "last.safetensors")
+        state = newest_state(folder)
         assert state["position"]["step"] == 8
         assert all(torch.isfinite(t).all() for t in state["model"].values())
         model = timm.create_model(f"local-dir:{folder}", pretrained=True)
@@ -321,7 +338,7 @@ def _nan_loss_at_step(monkeypatch, number):
             loss = super().forward(scores, labels)
             return loss * float("nan") if len(calls) == number else loss
 
-    monkeypatch.setattr(epoch.nn, "CrossEntropyLoss", Loss)
+    monkeypatch.setattr(objective.nn, "CrossEntropyLoss", Loss)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +350,7 @@ def _nan_loss_at_step(monkeypatch, number):
         ),
         ({"model": "resnet10t.c3_in2k"}, "unknown tag of resnet10t 'c3_in2k': expected one of c3_in1k"),
         ({"model": "local-dir:nowhere"}, "local-dir:nowhere cannot be built: Config file not found"),
-        ({"dataset": "idxx"}, "unknown data set 'idxx': expected one of digits, fashion_mnist, idx"),
+        ({"dataset": "idxx"}, "unknown data set 'idxx': expected one of arrow, csv, digits, fashion_mnist, idx"),
         ({"data_dir": "nowhere"}, "nowhere"),
         ({"opt": "sgdd"}, "unknown optimizer 'sgdd': closest matches: sgd"),
         ({"model": "test_vit", "asap_window": "flc"}, "--asap-window: test_vit is no alias-free model; leave it out"),
@@ -347,6 +364,32 @@ def _nan_loss_at_step(monkeypatch, number):
         ({"model_kwargs": '{"features_only": true}'}, "gives no scores for 4 classes"),
         ({"batch_size": 65}, "--batch-size: expected at most the 64 training images, got 65"),
         ({"epochs": "x"}, "--epochs: "),
+        ({"mixup": 0.2, "adversarial": "fgsm", "eps": "8/255"}, "--mixup and --cutmix blend labels, --adversarial"),
+        ({"random_erasing": 0.2, "adversarial": "fgsm", "eps": "8/255"}, "--random-erasing leaves the pixel range"),
+        ({"adversarial": "fgsm"}, "--adversarial needs --eps, such as 8/255"),
+        ({"adversarial": "fgsm", "eps": "8"}, "8 of 255 grey levels is 8/255"),
+        ({"adversarial": "fgsm", "eps": "-1/255"}, "eps is a number or fraction from 0 up"),
+        ({"adversarial": "fgsm", "eps": "8/255", "attack_steps": 3}, "fgsm has no steps to set, got 3"),
+        ({"adversarial": "deepfool", "eps": "8/255"}, "unknown adversarial training 'deepfool'"),
+        ({"eps": "8/255"}, "--eps: only adversarial training has it; add --adversarial"),
+        ({"adversarial": "free", "eps": "8/255", "accumulate": 2}, "--accumulate splits a step, --adversarial free"),
+        ({"adversarial": "pgd", "eps": "8/255", "teacher": "test_resnet"}, "--teacher and --adversarial both replace"),
+        ({"accumulate": 3}, "--accumulate divides the batch: expected a divisor of --batch-size 16, got 3"),
+        ({"early_stop": 2}, "--early-stop: data set idx has no validation split"),
+        ({"val_share": 1}, "--val-share: expected in [0, 1), got 1"),
+        ({"val_share": 0.01}, "cannot be held out with every class on both sides"),
+        ({"ema": 1}, "--ema: expected in [0, 1), got 1"),
+        ({"opt_kwargs": '{"nose": 1}'}, "--opt sgd with --opt-kwargs {'nose': 1} cannot be made"),
+        ({"sched_kwargs": '{"decay": 1}'}, "--sched cosine with --sched-kwargs {'decay': 1}"),
+        ({"steps_per_epoch": 5}, "--steps-per-epoch: expected at most the 4 batches"),
+        ({"bce_threshold": 0.2}, "--bce-threshold is for --loss bce"),
+        ({"tracker": "mlflow"}, "unknown tracker 'mlflow': expected one of tensorboard, trackio, wandb"),
+        ({"tracker": "wandb"}, "--tracker wandb: the package is not installed; run: pip install wandb"),
+        ({"image_size": 64}, "--image-size, --train-image-size and --crop-pct are for large images"),
+        ({"drop_rate": 0.1}, "--drop-rate and --model-kwargs both set drop_rate: give only one"),
+        ({"teacher": "test_resnet2"}, "unknown teacher 'test_resnet2': closest matches: test_resnet"),
+        ({"num_classes": 9}, "takes no --num-classes: leave it out"),
+        ({"mixup": 0.2, "batch_size": 15}, "--mixup and --cutmix mix pairs: expected an even number"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2_and_writes_nothing(changes, message, data_dir, tmp_path, capsys):

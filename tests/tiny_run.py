@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import torch
 
 _SPEC = importlib.util.spec_from_file_location("train_script", Path(__file__).parents[1] / "train.py")
 _SCRIPT = importlib.util.module_from_spec(_SPEC)
@@ -42,3 +43,14 @@ def tiny_flags(data_dir, output, **changes):
         **changes,
     }
     return [word for name, value in fields.items() for word in ("--" + name.replace("_", "-"), str(value))]
+
+
+def equal(a, b):
+    """Whether two nestings of tensors and plain values are equal to the bit."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal, a, b))
+    return type(a) is type(b) and a == b

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
     import datasets
 
 _IMAGE_NAMES = ("image", "img")
-_LABEL_NAMES = ("label", "labels", "class", "target")
+_PATH_NAMES = ("image", "img", "path", "file", "filename", "file_name", "image_path")
+_LABEL_NAMES = ("label", "labels", "class", "target", "cls")
+_STRINGS = ("string", "large_string")
 
 
 def find_image_column(features: datasets.Features, asked: str | None) -> str:
-    """The column of images: the one asked for, or the only one of its type.
+    """The column of images: the one asked for, the only one of its type, or one of paths with a usual name.
 
     Args:
         features: The table's columns and their types.
@@ -28,7 +31,8 @@ def find_image_column(features: datasets.Features, asked: str | None) -> str:
     import datasets
 
     of_type = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-    return _choose("image", "--image-key", features, of_type, _IMAGE_NAMES, asked)
+    paths = [name for name in _PATH_NAMES if name in features and getattr(features[name], "dtype", "") in _STRINGS]
+    return _choose("image", "--image-key", features, of_type or paths[:1], _IMAGE_NAMES, asked)
 
 
 def find_label_column(features: datasets.Features, asked: str | None) -> str:
@@ -39,13 +43,16 @@ def find_label_column(features: datasets.Features, asked: str | None) -> str:
         asked: What --label-key says.
 
     Raises:
-        UserError: There is none, or more than one and none is called label, labels, class or target.
+        UserError: There is none, or more than one and none is called label, labels, class, target or cls.
     """
     import datasets
 
+    features = flat_features(features)
     of_type = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     plain = [name for name, feature in features.items() if _holds_names_or_numbers(feature)]
-    candidates = of_type or [name for name in plain if name in _LABEL_NAMES]
+    named = [name for name in plain if name in _LABEL_NAMES]
+    # the fields of a column, such as the json of a WebDataset, only where no column is a label
+    candidates = of_type or named or [name for name in plain if name.rpartition(".")[2] in _LABEL_NAMES]
     name = _choose("label", "--label-key", features, candidates, _LABEL_NAMES, asked)
     if name not in of_type + plain:
         raise UserError(
@@ -60,20 +67,57 @@ class LabelEncoder:
 
     Args:
         feature: The column's type; a `ClassLabel` brings its names.
-        train_values: The training split's values; without a `ClassLabel` the distinct ones, sorted, are the
-            classes.
+        train_values: The training split's values; the distinct ones, sorted, are the classes if nothing else names
+            them. None for a stream.
+        num_classes: Says that labels are numbers from 0 up to this one, excluded.
+        label_names: Says that labels are these names, or their numbers from 0 up.
+
+    Raises:
+        UserError: The number of classes is not the one given, or cannot be known.
     """
 
-    def __init__(self, feature: object, train_values: list) -> None:
+    def __init__(
+        self,
+        feature: object,
+        train_values: list | None,
+        num_classes: int | None = None,
+        label_names: tuple[str, ...] | None = None,
+    ) -> None:
         import datasets
 
-        if isinstance(feature, datasets.ClassLabel):
-            self.names = tuple(feature.names)
-            self._numbers = {number: number for number in range(len(self.names))}
+        own_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        if label_names is not None or own_names is not None:
+            self.names = tuple(own_names if label_names is None else label_names)
+        elif num_classes is not None:
+            self.names = tuple(str(number) for number in range(num_classes))
+        elif train_values is None:
+            raise UserError("the classes of a stream without class names cannot be counted: give --num-classes")
         else:
             classes = sorted({value for value in train_values if value is not None})
             self.names = tuple(str(value) for value in classes)
             self._numbers = {value: number for number, value in enumerate(classes)}
+            return
+        for count, whose in ((num_classes, "--num-classes says"), (own_names and len(own_names), "the data set has")):
+            if count is not None and count != len(self.names):
+                raise UserError(f"{len(self.names)} classes are named, {whose} {count}")
+        self._numbers = {number: number for number in range(len(self.names))}
+        if getattr(feature, "dtype", None) in _STRINGS:
+            self._numbers = {name: number for number, name in enumerate(self.names)}
+
+    def number(self, value: object, where: str) -> int:
+        """The class number of one value.
+
+        Args:
+            value: From the label column.
+            where: What to call its place in an error.
+
+        Raises:
+            UserError: It is missing, or is none of the classes.
+        """
+        if value not in self._numbers:
+            came = "no label" if value is None else f"the label {value!r}"
+            raise UserError(f"{where} has {came}: expected one of the {len(self.names)} classes")
+        return self._numbers[value]
 
     def encode(self, values: list, where: str) -> torch.Tensor:
         """Class numbers, int64 (N,).
@@ -85,21 +129,56 @@ class LabelEncoder:
         Raises:
             UserError: A value is missing, or is none of the classes.
         """
-        for row, value in enumerate(values):
-            if value not in self._numbers:
-                came = "no label" if value is None else f"the label {value!r}"
-                raise UserError(f"row {row} of {where} has {came}: expected one of the {len(self.names)} classes")
-        return torch.tensor([self._numbers[value] for value in values], dtype=torch.int64)
+        numbers = [self.number(value, f"row {row} of {where}") for row, value in enumerate(values)]
+        return torch.tensor(numbers, dtype=torch.int64)
 
 
 def column_values(table: datasets.Dataset, name: str) -> list:
-    """A whole column as Python values."""
-    return table.select_columns([name]).with_format("arrow")[:][name].to_pylist()
+    """A whole column as Python values; "json.label" is the field label of the column json."""
+    column, *path = _column_and_path(table.features, name)
+    values = table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+    return [_descend(value, path) for value in values] if path else values
+
+
+def row_value(row: Mapping, features: datasets.Features, name: str) -> object:
+    """The value of a column in one row, named as for `column_values`."""
+    column, *path = _column_and_path(features, name)
+    return _descend(row[column], path)
+
+
+def has_column(features: datasets.Features, name: str) -> bool:
+    """Whether there is a column of that name, or a field of a column."""
+    return name in flat_features(features)
+
+
+def top_column(features: datasets.Features, name: str) -> str:
+    """The column that holds a field: json of "json.label"."""
+    return _column_and_path(features, name)[0]
+
+
+def flat_features(features: datasets.Features) -> dict[str, object]:
+    """Columns by name, and the fields of those that have fields as "column.field"."""
+    flat = {}
+    for name, feature in features.items():
+        flat[name] = feature
+        if isinstance(feature, dict):
+            flat.update({f"{name}.{field}": kind for field, kind in flat_features(feature).items()})
+    return flat
+
+
+def _column_and_path(features: datasets.Features, name: str) -> list[str]:
+    return [name] if name in features else name.split(".")
+
+
+def _descend(value: object, path: list[str]) -> object:
+    for field in path:
+        value = None if value is None else value[field]
+    return value
 
 
 def _holds_names_or_numbers(feature: object) -> bool:
     dtype = str(getattr(feature, "dtype", ""))
-    return dtype in ("string", "large_string", "bool") or dtype.lstrip("u").startswith("int")
+    return dtype in (*_STRINGS, "bool") or dtype.lstrip("u").startswith("int")
 
 
 def _choose(

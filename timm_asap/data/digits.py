@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from timm_asap.data.splits import ImageDataset, TensorSplit, hold_out_fifth, small_dataset
+from timm_asap.data.holdout import hold_out_fifth
+from timm_asap.data.splits import ImageDataset, TensorSplit, small_dataset
 
 _SOURCE = (
     "Optical Recognition of Handwritten Digits (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, "

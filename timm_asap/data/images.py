@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 from timm_asap.errors import UserError
@@ -35,6 +36,18 @@ class ImageFileError(UserError):
         super().__init__(last_line.removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
+def in_folder(record: Mapping | None, folder: Path | None) -> Mapping | None:
+    """An undecoded image whose relative path leads from a folder.
+
+    Args:
+        record: As for `decode_image`.
+        folder: Of the file that the path was written in; None where paths are complete.
+    """
+    if folder is None or record is None or record["bytes"] is not None or record["path"] is None:
+        return record
+    return {"bytes": None, "path": str(folder / record["path"])}
+
+
 def decode_image(record: Mapping | None, fallback_name: str) -> Image.Image:
     """Decodes one image to mode L (grey files) or RGB (all others), upright by its EXIF orientation.
 
@@ -58,6 +71,22 @@ def decode_image(record: Mapping | None, fallback_name: str) -> Image.Image:
     except _DECODE_ERRORS as error:
         reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else _one_line(error)
         raise ImageFileError(f"cannot read {name}: {reason}; replace the file or remove it") from error
+
+
+def stack_images(images: Iterable[Image.Image], size: tuple[int, int], mode: str) -> torch.Tensor:
+    """Images as uint8 (N, C, H, W).
+
+    Args:
+        images: Of any size.
+        size: (W, H) that others are resized to, bicubic.
+        mode: "L" or "RGB".
+    """
+    arrays = []
+    for image in images:
+        image = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+        arrays.append(np.asarray(image.convert(mode)))
+    stacked = torch.from_numpy(np.stack(arrays))
+    return stacked.unsqueeze(1) if mode == "L" else stacked.permute(0, 3, 1, 2).contiguous()
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:

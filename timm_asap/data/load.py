@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from timm_asap.data.digits import load_digits
+from timm_asap.data.holdout import hold_out_validation
 from timm_asap.data.huggingface import load_huggingface
 from timm_asap.data.idx import load_fashion_mnist, load_idx
 from timm_asap.data.splits import ImageDataset
+from timm_asap.data.streams import load_stream
+from timm_asap.data.tables import BUILDERS, is_local_file
 from timm_asap.errors import UserError, unknown_name
 
-DATASET_NAMES = ("digits", "fashion_mnist", "idx", "imagefolder")
-"""The names that stand for themselves; every other one is a Hugging Face id or a folder."""
+_OWN_NAMES = ("digits", "fashion_mnist", "idx")
+DATASET_NAMES = (*_OWN_NAMES, *BUILDERS)
+"""The names that stand for themselves; every other one is a Hugging Face id, a folder or a file."""
 
 
 def load_dataset(
@@ -22,45 +27,75 @@ def load_dataset(
     label_key: str | None = None,
     train_split: str | None = None,
     test_split: str | None = None,
+    val_share: float = 0.0,
+    streaming: bool = False,
+    shuffle_buffer: int = 10_000,
+    num_classes: int | None = None,
+    label_names: Sequence[str] | None = None,
+    skip_corrupt: bool = False,
     seed: int = 0,
 ) -> ImageDataset:
     """Loads a data set of labelled images.
 
     Args:
         name: "digits" (bundled), "fashion_mnist" or "idx" (IDX files in `data_dir`), "imagefolder" (class
-            folders in `data_dir`), a Hugging Face id such as "uoft-cs/cifar10" or "owner/name:configuration",
-            or a local folder that `datasets` can read.
-        data_dir: Where the files are.
+            folders in `data_dir`), "parquet", "arrow", "csv" or "webdataset" (such files in `data_dir`), a Hugging
+            Face id such as "uoft-cs/cifar10" or "owner/name:configuration", a local folder that `datasets` can
+            read, or a file or pattern of files that ends in .parquet, .arrow, .csv or .tar.
+        data_dir: Where the files are: a folder; for the four kinds of files also one file or a pattern.
         image_key: Column of images, where it cannot be told by its type.
         label_key: Column of labels, likewise.
         train_split: Split to train on, where it is not called train.
         test_split: Split to measure on, where it is not called test or validation.
-        seed: Which fifth to hold out of a data set without a test split; 0 to 2**32 - 1.
+        val_share: Share of the training samples to hold out as `val`, with each class in its proportion. With 0,
+            `val` is the validation split of the data set, if it has one beside the test split.
+        streaming: Read the images from their beginning on, instead of bringing them to the disk first.
+        shuffle_buffer: Most images that a training process draws from when a stream is shuffled.
+        num_classes: Number of classes, where labels are numbers without names; a stream needs it there.
+        label_names: The names of the classes in the order of their numbers, likewise.
+        skip_corrupt: Leave out images that cannot be read, with one warning, instead of stopping. Large ones are found
+            when they are fetched: in training the image that follows takes their place, in evaluation they are
+            labelled `PADDING_LABEL`.
+        seed: Which samples to hold out, as `val` and as the test fifth of a data set without a test split; 0 to
+            2**32 - 1.
 
     Raises:
         UserError: The name is unknown, or the data are missing, damaged or unlabelled.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed is a number from 0 to 2**32 - 1, got {seed}")
+    if not 0 <= val_share < 1:
+        raise UserError(f"--val-share is a share of the training samples, expected 0 <= share < 1, got {val_share:g}")
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
+    if shuffle_buffer < 1:
+        raise UserError(f"--shuffle-buffer is a number of images from 1 up, got {shuffle_buffer}")
+    if num_classes is not None and num_classes < 1:
+        raise UserError(f"--num-classes is a number from 1 up, got {num_classes}")
+    if streaming and val_share:
+        raise UserError("--val-share: nothing can be held out of a stream; leave --streaming or --val-share out")
     options = {
         "image_key": image_key,
         "label_key": label_key,
         "train_split": train_split,
         "test_split": test_split,
+        "num_classes": num_classes,
+        "label_names": None if label_names is None else tuple(label_names),
     }
-    if name in ("digits", "fashion_mnist", "idx"):
-        meant_for_tables = [f"--{key.replace('_', '-')}" for key, value in options.items() if value is not None]
-        if name == "digits" and data_dir is not None:
-            meant_for_tables.append("--data-dir")
-        if meant_for_tables:
+    if name in _OWN_NAMES:
+        given = {**options, "streaming": streaming or None, "data_dir": data_dir if name == "digits" else None}
+        if meant_for_tables := [f"--{key.replace('_', '-')}" for key, value in given.items() if value is not None]:
             raise UserError(f"data set {name!r} takes no {', '.join(meant_for_tables)}: leave it out")
+    elif not (name in BUILDERS or "/" in name or Path(name).is_dir() or is_local_file(name)):
+        hint = unknown_name("data set", name, DATASET_NAMES)
+        raise UserError(f"{hint}, a Hugging Face id (owner/name), a folder or a file")
+    elif streaming:
+        return load_stream(name, data_dir, skip_corrupt=skip_corrupt, shuffle_buffer=shuffle_buffer, **options)
     if name == "digits":
-        return load_digits(seed)
-    if name == "fashion_mnist":
-        return load_fashion_mnist(data_dir)
-    if name == "idx":
-        return load_idx(data_dir)
-    if name == "imagefolder" or "/" in name or Path(name).is_dir():
-        return load_huggingface(name, data_dir, seed=seed, **options)
-    raise UserError(f"{unknown_name('data set', name, DATASET_NAMES)}, a Hugging Face id (owner/name) or a folder")
+        dataset = load_digits(seed)
+    elif name == "fashion_mnist":
+        dataset = load_fashion_mnist(data_dir)
+    elif name == "idx":
+        dataset = load_idx(data_dir)
+    else:
+        dataset = load_huggingface(name, data_dir, skip_corrupt=skip_corrupt, seed=seed, **options)
+    return hold_out_validation(dataset, val_share, seed) if val_share else dataset

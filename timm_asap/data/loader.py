@@ -14,8 +14,11 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from timm_asap.data.augment import AugmentConfig, default_augment
-from timm_asap.data.batches import EpochDataset, LazyImages, TensorBatches, derive_seed
-from timm_asap.data.splits import ImageDataset, Split, TensorSplit
+from timm_asap.data.batches import EpochDataset, LazyImages, TensorBatches
+from timm_asap.data.seeds import derive_seed
+from timm_asap.data.small_transform import SmallTransform
+from timm_asap.data.splits import ImageDataset, Split, StreamSplit, TensorSplit
+from timm_asap.data.stream_loader import StreamLoader, build_stream_loader
 from timm_asap.errors import UserError
 
 
@@ -25,19 +28,26 @@ class EpochSampler(Sampler[int]):
     `accelerate` passes an epoch on to the sampler or to the data set, depending on how the loader is sharded
     or skipped. The data set keeps it for both, so both always agree.
 
+    With repeats, as of timm's `RepeatAugSampler`, copies of an image follow each other and the epoch stops after as
+    many samples as the data set has. The copies are numbered on: sample i, then i + N, i + 2 N.
+
     Args:
         dataset: What to shuffle.
+        repeats: Copies of an image per epoch, to be augmented differently.
     """
 
-    def __init__(self, dataset: EpochDataset) -> None:
+    def __init__(self, dataset: EpochDataset, repeats: int = 1) -> None:
         self.dataset = dataset
+        self.repeats = repeats
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(derive_seed(self.dataset.seed, self.dataset.epoch, 0))
-        yield from torch.randperm(len(self), generator=generator).tolist()
+        order = torch.randperm(len(self), generator=generator)
+        copies = order[:, None] + len(self) * torch.arange(self.repeats)
+        yield from copies.flatten()[: len(self)].tolist()
 
     def set_epoch(self, epoch: int) -> None:
         """Moves the data set, and so the sampler, to an epoch."""
@@ -59,11 +69,14 @@ def build_loader(
     drop_last: bool | None = None,
     interpolation: str = "bicubic",
     crop_pct: float = 0.875,
-) -> DataLoader:
+    steps_per_epoch: int | None = None,
+    num_processes: int = 1,
+    process_index: int = 0,
+) -> DataLoader | StreamLoader:
     """A loader of batches (images float32 (B, C, H, W), normalised; labels int64 (B,)).
 
     Args:
-        split: `dataset.train` or `dataset.test`.
+        split: `dataset.train`, `dataset.val` or `dataset.test`.
         dataset: Where it comes from; gives the defaults.
         batch_size: Samples per batch and training process.
         training: Whether to shuffle and augment.
@@ -78,26 +91,46 @@ def build_loader(
         drop_last: Leave out an incomplete last batch; by default in training, if there is a complete one.
         interpolation: How large images are resized: "bilinear", "bicubic" or another of timm's names.
         crop_pct: Share of the side of a large test image that the centre crop keeps.
+        steps_per_epoch: Batches per epoch of a stream in training; by default a pass, if the length is known.
+        num_processes: Processes that share a stream. Other splits are shared by `accelerate`, and take no notice.
+        process_index: Of this process.
 
     Raises:
-        UserError: The sizes do not fit together.
+        UserError: The sizes do not fit together, or the length of a stream is not known.
     """
     input_size = tuple(input_size or dataset.image_size)
     mean, std = mean or dataset.mean, std or dataset.std
     augment = augment or default_augment(dataset.name)
     _check_sizes(split, dataset, batch_size, input_size, mean, std)
-    if isinstance(split, TensorSplit):
-        num_workers = 0
-        samples = TensorBatches(split, augment if training else None, input_size, mean, std, seed)
+    if isinstance(split, TensorSplit) or (isinstance(split, StreamSplit) and split.small is not None):
+        transform = SmallTransform(augment if training else None, input_size, mean, std, seed)
     else:
         transform = _large_transform(training, augment, input_size, mean, std, interpolation, crop_pct)
-        samples = LazyImages(split, transform, seed)
+    if isinstance(split, StreamSplit):
+        if training and augment.repeats > 1:
+            raise UserError("repeated augmentation needs images at random: leave --streaming or the repeats out")
+        return build_stream_loader(
+            split,
+            transform,
+            batch_size,
+            training=training,
+            seed=seed,
+            num_workers=num_workers,
+            steps_per_epoch=steps_per_epoch,
+            num_processes=num_processes,
+            process_index=process_index,
+        )
+    if isinstance(split, TensorSplit):
+        num_workers = 0
+        samples = TensorBatches(split, transform, seed)
+    else:
+        samples = LazyImages(split, transform, training, seed)
     if drop_last is None:
         drop_last = training and len(split) >= batch_size
     return DataLoader(
         samples,
         batch_size=batch_size,
-        sampler=EpochSampler(samples) if training else None,
+        sampler=EpochSampler(samples, augment.repeats) if training else None,
         drop_last=drop_last,
         collate_fn=_already_batched if isinstance(split, TensorSplit) else default_collate,
         num_workers=num_workers,
@@ -108,7 +141,7 @@ def build_loader(
     )
 
 
-def set_epoch(loader: DataLoader, epoch: int) -> None:
+def set_epoch(loader: DataLoader | StreamLoader, epoch: int) -> None:
     """Moves a loader, prepared by `accelerate` or not, to the shuffling and augmentation of an epoch.
 
     A prepared loader goes on to the next epoch by itself after each whole pass; a plain one stays.
@@ -119,6 +152,12 @@ def set_epoch(loader: DataLoader, epoch: int) -> None:
     """
     target = loader if hasattr(loader, "set_epoch") else loader.dataset
     target.set_epoch(epoch)
+
+
+def count_corrupt(loader: DataLoader | StreamLoader) -> int:
+    """How many images this process could not read and skipped so far, its workers included."""
+    corrupt = getattr(loader.dataset, "corrupt", None)
+    return 0 if corrupt is None else corrupt.count
 
 
 def _large_transform(
@@ -133,9 +172,15 @@ def _large_transform(
     return create_transform(
         input_size,
         is_training=training,
+        train_crop_mode=augment.train_crop_mode,
         scale=augment.crop_scale,
+        ratio=augment.crop_ratio,
         hflip=0.5 if augment.horizontal_flip else 0.0,
         color_jitter=augment.color_jitter,
+        auto_augment=augment.policy,
+        re_prob=augment.re_prob,
+        re_mode=augment.re_mode,
+        re_count=augment.re_count,
         interpolation=interpolation,
         mean=mean,
         std=std,
@@ -157,7 +202,10 @@ def _check_sizes(
 ) -> None:
     if batch_size < 1:
         raise UserError(f"--batch-size is a number from 1 up, got {batch_size}")
-    came = split.images.shape[1] if isinstance(split, TensorSplit) else 3
+    if isinstance(split, TensorSplit):
+        came = split.images.shape[1]
+    else:
+        came = split.small[0] if isinstance(split, StreamSplit) and split.small else 3
     if input_size[0] != came and came != 1:
         raise UserError(
             f"data set {dataset.name!r} has {came} channels per image, the network takes {input_size[0]}: "

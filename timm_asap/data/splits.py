@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from timm_asap.data.images import decode_image
-from timm_asap.errors import UserError
+from timm_asap.data.columns import LabelEncoder
+from timm_asap.data.images import decode_image, in_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -53,12 +55,16 @@ class LazySplit:
         image_key: Name of the image column.
         label_key: Name of the label column, for the record: `labels` holds its encoded values.
         labels: int64, (N,).
+        skip_corrupt: Whether samples that cannot be read are replaced instead of reported.
+        folder: Where relative paths of images lead from.
     """
 
     dataset: datasets.Dataset
     image_key: str
     label_key: str
     labels: torch.Tensor
+    skip_corrupt: bool = False
+    folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,16 +75,54 @@ class LazySplit:
 
     def decode(self, index: int) -> Image.Image:
         """The image in mode L if its file is grey, else RGB."""
-        record = self.dataset[index][self.image_key]
+        record = in_folder(self.dataset[index][self.image_key], self.folder)
         return decode_image(record, fallback_name=f"row {index} of column {self.image_key!r}")
 
     def select(self, indices: torch.Tensor) -> LazySplit:
         """The split of these samples, in this order."""
         rows = self.dataset.select(indices.tolist())
-        return LazySplit(rows, self.image_key, self.label_key, self.labels[indices])
+        return replace(self, dataset=rows, labels=self.labels[indices])
 
 
-Split = TensorSplit | LazySplit
+@dataclass(frozen=True, eq=False)
+class StreamSplit:
+    """A split that is read from its beginning on, of large or small images.
+
+    Args:
+        dataset: The stream; `image_key` must be cast to `datasets.Image(decode=False)`.
+        image_key: Name of the image column.
+        label_key: Name of the label column, or "column.field".
+        encoder: From its values to class numbers.
+        len_or_none: Number of samples, if it is known.
+        small: (C, H, W) that small images are brought to, of 1 or 3 channels; None for large images.
+        source: What to call the stream in an error.
+        shuffle_buffer: Most samples that a training process holds to draw from.
+        skip_corrupt: Whether samples that cannot be read are replaced instead of reported.
+        folder: Where relative paths of images lead from.
+    """
+
+    dataset: datasets.IterableDataset
+    image_key: str
+    label_key: str
+    encoder: LabelEncoder
+    len_or_none: int | None
+    small: tuple[int, int, int] | None
+    source: str
+    shuffle_buffer: int = 10_000
+    skip_corrupt: bool = False
+    folder: Path | None = None
+
+    def decode(self, record: Mapping, fallback_name: str) -> Image.Image:
+        """The image of an undecoded record: mode L where all are grey, else RGB, and small ones at their size."""
+        image = decode_image(in_folder(record, self.folder), fallback_name)
+        if self.small is None:
+            return image.convert("RGB")
+        size = (self.small[2], self.small[1])
+        image = image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+        return image.convert("L" if self.small[0] == 1 else "RGB")
+
+
+Split = TensorSplit | LazySplit | StreamSplit
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +139,8 @@ class ImageDataset:
         std: Standard deviation per channel, likewise.
         image_size: (C, H, W) as the network should take it.
         source: What the data are, whose, and under which licence; for the model card.
+        val: The split to choose by (the best epoch, when to stop), so that `test` is not; None without one.
+        val_name: Which samples `val` holds: "validation", "held-out 20 % of train, seed 0".
     """
 
     name: str
@@ -106,11 +152,20 @@ class ImageDataset:
     std: tuple[float, ...]
     image_size: tuple[int, int, int]
     source: str
+    val: Split | None = None
+    val_name: str | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.label_names)
+
+    def class_counts(self, split: Split) -> dict[str, int] | None:
+        """Samples per class, by its name; None for a stream, which would have to be read for it."""
+        if isinstance(split, StreamSplit):
+            return None
+        counts = torch.bincount(split.labels, minlength=self.num_classes).tolist()
+        return dict(zip(self.label_names, counts, strict=True))
 
 
 def small_dataset(
@@ -118,23 +173,41 @@ def small_dataset(
     label_names: tuple[str, ...],
     train: TensorSplit,
     test: TensorSplit,
-    *,
-    test_name: str,
-    source: str,
+    val: TensorSplit | None = None,
+    **about: str | None,
 ) -> ImageDataset:
-    """A data set of small images: framed to `MIN_SIDE_PX` and measured for normalisation."""
+    """A data set of small images: framed to `MIN_SIDE_PX` and measured for normalisation.
+
+    Args:
+        name: As in `ImageDataset`, like the others.
+        label_names: Likewise.
+        train: Likewise.
+        test: Likewise.
+        val: Likewise.
+        **about: `test_name`, `source` and `val_name`.
+    """
     train, test = _frame(train), _frame(test)
+    val = None if val is None else _frame(val)
     mean, std = channel_statistics(train.images)
     size = tuple(train.images.shape[1:])
-    return ImageDataset(name, label_names, train, test, test_name, mean, std, size, source)
+    return ImageDataset(name, label_names, train, test, mean=mean, std=std, image_size=size, val=val, **about)
 
 
 def large_dataset(
-    name: str, label_names: tuple[str, ...], train: LazySplit, test: LazySplit, *, test_name: str, source: str
+    name: str, label_names: tuple[str, ...], train: Split, test: Split, val: Split | None = None, **about: str | None
 ) -> ImageDataset:
-    """A data set of large images: 224 pixels a side and ImageNet's statistics, as timm's networks expect."""
-    mean, std, size = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, (3, 224, 224)
-    return ImageDataset(name, label_names, train, test, test_name, mean, std, size, source)
+    """A data set of large images: 224 pixels a side and ImageNet's statistics, as timm's networks expect.
+
+    Args:
+        name: As in `ImageDataset`, like the others.
+        label_names: Likewise.
+        train: Likewise.
+        test: Likewise.
+        val: Likewise.
+        **about: `test_name`, `source` and `val_name`.
+    """
+    normalise = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    return ImageDataset(name, label_names, train, test, image_size=(3, 224, 224), val=val, **normalise, **about)
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -157,41 +230,14 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[f
     return tuple(means), tuple(stds)
 
 
-def hold_out_fifth(split: Split, seed: int) -> tuple[Split, Split, str]:
-    """Splits off a fifth of the samples, with each class in its proportion.
-
-    Args:
-        split: What to divide.
-        seed: Which fifth.
-
-    Returns:
-        The remaining four fifths, the fifth, and its name for `ImageDataset.test_name`.
-
-    Raises:
-        UserError: There are too few samples to have every class on both sides.
-    """
-    # scikit-learn takes two seconds to import: only data sets without a test split need it
-    from sklearn.model_selection import train_test_split
-
-    indices = torch.arange(len(split))
-    try:
-        kept, held_out = train_test_split(
-            indices.numpy(), test_size=0.2, random_state=seed, stratify=split.labels.numpy()
-        )
-    except ValueError as error:
-        raise UserError(
-            f"no test split, and a fifth of the {len(split)} training samples cannot be held out with "
-            f"every class on both sides ({error}): add samples, or a test split"
-        ) from error
-    kept, held_out = (torch.from_numpy(part).sort().values for part in (kept, held_out))
-    return split.select(kept), split.select(held_out), f"held-out fifth, seed {seed}"
-
-
 def _frame(split: TensorSplit) -> TensorSplit:
     """Centres images smaller than `MIN_SIDE_PX` on zeros."""
-    height, width = split.images.shape[-2:]
+    return TensorSplit(frame_images(split.images), split.labels)
+
+
+def frame_images(images: torch.Tensor) -> torch.Tensor:
+    """Centres (B, C, H, W) smaller than `MIN_SIDE_PX` on zeros."""
+    height, width = images.shape[-2:]
     spare_h, spare_w = max(0, MIN_SIDE_PX - height), max(0, MIN_SIDE_PX - width)
-    if spare_h == spare_w == 0:
-        return split
-    frame = (spare_w // 2, spare_w - spare_w // 2, spare_h // 2, spare_h - spare_h // 2)
-    return TensorSplit(F.pad(split.images, frame), split.labels)
+    margins = (spare_w // 2, spare_w - spare_w // 2, spare_h // 2, spare_h - spare_h // 2)
+    return F.pad(images, margins) if any(margins) else images

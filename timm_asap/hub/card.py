@@ -54,12 +54,20 @@ def _read_records(path: Path) -> dict[str, Any]:
         "config": config,
         "facts": facts,
         "model": model,
-        "final": epochs[-1],
+        "final": _final(folder, epochs),
         "minutes": sum(epoch["seconds"] for epoch in epochs) / 60,
         "is_twin": model["architecture"].endswith("_asap"),
         "pixels": model["pretrained_cfg"],
         "load_line": RunFolder(Path(path.name) if path.is_absolute() else path).load_line,
     }
+
+
+def _final(folder: RunFolder, epochs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last epoch's record, with what the exported weights reached on the test split."""
+    try:
+        return {**epochs[-1], **folder.result()}
+    except FileNotFoundError as error:
+        raise UserError(f"{folder.path} holds no finished run: result.json is missing") from error
 
 
 def _metadata(records: dict[str, Any], license: str) -> ModelCardData:

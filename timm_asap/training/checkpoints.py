@@ -1,147 +1,148 @@
-"""Resumable state in one safetensors file: tensors as tensors, all else as JSON in its header, no pickle."""
+"""Resumable state in safetensors files: tensors as tensors, all else as JSON in the header, no pickle.
+
+The name of a checkpoint holds its optimizer step and the beginning of its SHA-256: name and content change in one
+rename, and a damaged file is known by its name alone.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import random
-from dataclasses import asdict, dataclass
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from timm_asap.errors import UserError
 from timm_asap.training.files import replace_file
 
 # Raised when the layout of the file changes; a file of another version is refused.
-VERSION = 1
+VERSION = 2
+
+_NAME = re.compile(r"step-(\d{8,})\.([0-9a-f]{16})\.safetensors")
 
 
-@dataclass
-class Position:
-    """How far a run has come. The learning-rate schedule is a function of `step` and needs no state of its own."""
-
-    epoch: int = 0
-    """Finished epochs."""
-    step: int = 0
-    """Optimizer steps made."""
-    best_accuracy: float = -1.0
-    """Highest test accuracy so far, in percent."""
-
-
-def save_checkpoint(
-    path: Path,
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    position: Position,
-) -> None:
-    """Write all that `load_checkpoint` needs to go on bit-equally; every process calls it, the main one writes.
+class CheckpointFolder:
+    """The checkpoints of one run.
 
     Args:
-        path: The file; it is replaced in one go.
-        accelerator: The processes, and the loss scaler of fp16.
-        model: As `accelerator.prepare` returned it.
-        optimizer: Likewise.
-        position: How far the run has come.
+        path: The folder; it need not exist.
+        keep: How many of the newest are kept, besides the best one.
     """
-    state = {
-        "version": VERSION,
-        "position": asdict(position),
-        "model": accelerator.get_state_dict(model),
-        "optimizer": optimizer.state_dict(),
-        "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-        "random": gather_object([_random_state()]),
-    }
-    if not accelerator.is_main_process:
-        return
-    tensors: dict[str, torch.Tensor] = {}
-    header = {"state": json.dumps(_pack(state, tensors, "state"))}
-    with replace_file(path) as aside:
-        save_file(tensors, aside, metadata=header)
 
+    def __init__(self, path: Path, keep: int = 2) -> None:
+        self.path = path
+        self.keep = keep
 
-def load_checkpoint(
-    path: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> Position:
-    """Put a saved state into a model, its optimizer and the random generators; every process calls it.
+    def files(self) -> list[Path]:
+        """All checkpoints, the newest first; whether they are whole is not looked at."""
+        names = [path for path in self.path.glob("step-*.safetensors") if _NAME.fullmatch(path.name)]
+        return sorted(names, key=lambda path: (_step(path), path.stat().st_mtime_ns), reverse=True)
 
-    With another number of processes than before, their random states mean nothing: those of this run's start
-    are kept.
+    def save(self, state: dict[str, Any], step: int, best_step: int | None = None) -> Path:
+        """Write a checkpoint, then remove those that need not be kept.
 
-    Args:
-        path: A file of `save_checkpoint`.
-        accelerator: The processes, and the loss scaler of fp16.
-        model: As `accelerator.prepare` returned it.
-        optimizer: Likewise.
+        Args:
+            state: Nested dicts, lists and tuples of tensors and plain values.
+            step: Optimizer step that it was taken after.
+            best_step: Step of the best checkpoint, which stays.
 
-    Returns:
-        How far the run had come.
+        Returns:
+            Its path.
 
-    Raises:
-        UserError: If the file is damaged, of another version, or of another model.
-    """
-    state = read_checkpoint(path)
-    try:
-        accelerator.unwrap_model(model).load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        first_lines = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} holds the state of another model or optimizer: {first_lines}") from error
-    if accelerator.scaler is not None and state["scaler"] is not None:
-        accelerator.scaler.load_state_dict(state["scaler"])
-    if len(state["random"]) == accelerator.num_processes:
-        _set_random_state(state["random"][accelerator.process_index])
-    return Position(**state["position"])
+        Raises:
+            UserError: If the disk does not take it; older checkpoints are untouched then.
+        """
+        aside_name = self.path / "next.safetensors"
+        try:
+            with replace_file(aside_name) as aside:
+                write_state(aside, state)
+                digest = _digest(aside)
+            path = aside_name.replace(self.path / f"step-{step:08d}.{digest}.safetensors")
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise UserError(
+                f"the checkpoint of step {step} cannot be written to {self.path} ({reason}): make room, then go on "
+                "with --resume"
+            ) from error
+        for older in [file for file in self.files() if file != path][self.keep - 1 :]:
+            if _step(older) != best_step:
+                older.unlink()
+        for twin in self.files():  # an earlier attempt at the same step, before a resume
+            if twin != path and _step(twin) == step:
+                twin.unlink()
+        return path
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest whole checkpoint and its state; None if there are none at all.
+
+        Damaged ones are skipped with a warning.
+
+        Raises:
+            UserError: If there are checkpoints, and all are damaged or of another version.
+        """
+        files = self.files()
+        for path in files:
+            try:
+                return path, read_checkpoint(path)
+            except UserError as error:
+                warnings.warn(f"{error}; the one before it is used", stacklevel=2)
+        if files:
+            raise UserError(f"every checkpoint in {self.path} is damaged: start again with --overwrite")
+        return None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The state in a file of `save_checkpoint`, on the CPU.
+    """The state in a checkpoint, on the CPU.
+
+    Args:
+        path: A file of `CheckpointFolder.save`; its name is compared with its content.
 
     Raises:
         UserError: If the file is damaged, or of another version.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            packed = json.loads((file.metadata() or {}).get("state", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
-        state = _unpack(packed, tensors)
+        expected = _NAME.fullmatch(path.name)
+        if expected is not None and _digest(path) != expected[2]:
+            raise ValueError("its content does not match the checksum in its name")
+        state = read_state(path)
         version = state.get("version")
     except (OSError, SafetensorError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"checkpoint {path} is damaged ({error}): start again with --overwrite") from error
+        raise UserError(f"checkpoint {path} is damaged ({error})") from error
     if version != VERSION:
         raise UserError(f"checkpoint {path}: expected version {VERSION}, got {version}")
     return state
 
 
-def _random_state() -> dict[str, Any]:
-    """The states of every generator that training draws from, in this process."""
-    version, words, gauss = random.getstate()
-    numpy_state = np.random.get_state(legacy=False)
-    numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
-    return {
-        "python": (version, torch.tensor(words), gauss),
-        "numpy": numpy_state,
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """Write nested dicts, lists and tuples of tensors and plain values to a safetensors file."""
+    tensors: dict[str, torch.Tensor] = {}
+    header = {"state": json.dumps(_pack({"version": VERSION, **state}, tensors, "state"))}
+    save_file(tensors, path, metadata=header)
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    numpy_state = state["numpy"]
-    numpy_state["state"]["key"] = numpy_state["state"]["key"].numpy().astype(np.uint32)
-    np.random.set_state(numpy_state)
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+def read_state(path: Path) -> dict[str, Any]:
+    """What `write_state` wrote."""
+    with safe_open(path, framework="pt") as file:
+        packed = json.loads((file.metadata() or {}).get("state", "{}"))
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no dict)
+    return _unpack(packed, tensors)
+
+
+def _step(path: Path) -> int:
+    return int(_NAME.fullmatch(path.name)[1])
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:

@@ -20,7 +20,9 @@ from timm_asap.training.config import TrainConfig, flag
 from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
 
 # Where a moved or prolonged run may differ from what it was started as.
-_MAY_CHANGE_ON_RESUME = frozenset({"epochs", "num_workers", "data_dir", "output"})
+_MAY_CHANGE_ON_RESUME = frozenset(
+    {"epochs", "num_workers", "data_dir", "output", "checkpoint_steps", "keep_checkpoints", "tracker"}
+)
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:
@@ -63,6 +65,11 @@ def command(config: TrainConfig, launcher: str = "python") -> str:
         launcher: What runs the script.
     """
     return f"{launcher} train.py {shlex.join(_to_flags(config))}".strip()
+
+
+def resume_command(run_folder: Path) -> str:
+    """The command line that goes on with a stopped run, after whatever launched it."""
+    return f"python train.py --output {shlex.quote(str(run_folder))} --resume"
 
 
 def _to_flags(config: TrainConfig) -> list[str]:
@@ -161,7 +168,7 @@ def _spell(values: dict[str, Any]) -> list[str]:
     for name, value in values.items():
         if name in switches and isinstance(value, bool):
             words.append(flag(name) if value else "--no-" + flag(name)[2:])
-        elif isinstance(value, (bool, dict)):
+        elif isinstance(value, (bool, dict, list)):
             words += [flag(name), json.dumps(value, default=str)]
         else:
             words += [flag(name), str(value)]

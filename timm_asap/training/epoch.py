@@ -1,100 +1,197 @@
-"""One epoch: a pass over the training images, and one over the test images."""
+"""One epoch: a pass over the training images, and one over the images that it is measured on."""
 
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from timm.utils import dispatch_clip_grad
+from torch.utils.data import DataLoader
 
-from timm_asap.data import set_epoch
+from timm_asap.adversarial import survives_pgd
+from timm_asap.data import PADDING_LABEL, StreamLoader
 from timm_asap.errors import UserError
+from timm_asap.training.saving import save_checkpoint
 from timm_asap.training.start import Run
+from timm_asap.training.state import EpochSums
+
+
+class Stopped(Exception):  # noqa: N818 (it is a request, not an error)
+    """The run was asked to stop; its state is saved."""
 
 
 def train_epoch(run: Run, epoch: int) -> dict[str, float]:
-    """One pass over the training images.
+    """One pass over the training images, or what is left of it.
+
+    Args:
+        run: The run.
+        epoch: Counted from 0.
 
     Returns:
-        Loss (with label smoothing), accuracy (percent) and throughput over all processes.
+        Loss as it was trained on, accuracy (percent, of the images as they were trained on) and throughput over all
+        processes.
 
     Raises:
         UserError: If the loss of a step is not a number.
+        Stopped: If the run was asked to stop.
     """
-    config, accelerator = run.plan.config, run.accelerator
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    steps = len(run.train_loader)
-    losses = torch.zeros(steps, device=accelerator.device)
+    config, accelerator, position, sums = run.plan.config, run.accelerator, run.position, run.sums
     correct = torch.zeros((), dtype=torch.int64, device=accelerator.device)
-    seen = 0
-    steps_per_look = _steps_per_look(accelerator.device)
+    seen = position.batch
+    batches_per_look = _batches_per_look(accelerator.device)
     run.model.train()
-    set_epoch(run.train_loader, epoch)
-    run.display.begin_epoch(epoch)
+    run.display.begin_epoch(epoch, position.batch)
     began = time.perf_counter()
-    for step, (images, labels) in enumerate(run.train_loader, start=1):
-        scores = run.model(images.contiguous(memory_format=run.memory_format))
-        loss = criterion(scores, labels)
-        accelerator.backward(loss)
+
+    for images, labels in run.batches_from(epoch, position.batch):
+        loss, hits = _train_on_batch(run, images, labels, epoch)
+        sums.losses[position.batch] = loss
+        correct += hits
+        position.batch += 1
+        last = position.batch == run.batches_per_epoch
+        due = config.checkpoint_steps is not None and position.batch % config.checkpoint_steps == 0
+        if last or due or position.batch % batches_per_look == 0:
+            stop = _look(run, seen, correct)
+            correct.zero_()
+            seen = position.batch
+            run.display.show_step(epoch, seen, sums.losses[:seen].mean().item(), run.training_accuracy)
+            if stop or (due and not last):
+                sums.seconds += time.perf_counter() - began
+                began = time.perf_counter()
+                save_checkpoint(run)
+            if stop:
+                raise Stopped
+
+    sums.seconds += time.perf_counter() - began
+    return {
+        "train_loss": sums.losses.double().mean().item(),
+        "train_accuracy": run.training_accuracy,
+        "images_per_s": run.batches_per_epoch * config.batch_size / sums.seconds,
+    }
+
+
+def _train_on_batch(
+    run: Run, images: torch.Tensor, labels: torch.Tensor, epoch: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The optimizer's step, or steps, on a batch: its mean loss on this process, and how many images were right."""
+    config, accelerator, objective = run.plan.config, run.accelerator, run.objective
+    images, targets = objective.targets(images, labels, epoch, run.position.batch)
+    images = images.contiguous(memory_format=run.memory_format)
+    for _ in range(objective.replays):
+        loss, hits = 0.0, 0
+        parts = list(zip(*(whole.chunk(config.accumulate) for whole in (images, targets, labels)), strict=True))
+        for part, (some_images, some_targets, some_labels) in enumerate(parts, start=1):
+            # gradients travel between the processes once, with the last part
+            with nullcontext() if part == len(parts) else accelerator.no_sync(run.model):
+                of_part = objective(run.model, some_images, some_targets)
+                accelerator.backward(of_part.loss / len(parts))
+            loss = loss + of_part.loss.detach() / len(parts)
+            hits = hits + (of_part.scores.argmax(dim=1) == some_labels).sum()
+        objective.after_backward()
+        _clip_gradients(run)
         run.optimizer.step()
         run.optimizer.zero_grad()
         run.position.step += 1
         run.scheduler.step_update(run.position.step)
+        if run.ema is not None:
+            run.ema.update(accelerator.unwrap_model(run.model), step=run.position.step)
+    return loss, hits
 
-        losses[step - 1] = loss.detach()
-        correct += (scores.argmax(dim=1) == labels).sum()
-        if step % steps_per_look == 0 or step == steps:
-            # the mean over the processes: all of them see the same, and stop together
-            losses[seen:step] = accelerator.reduce(losses[seen:step].clone(), "mean")
-            _stop_if_diverged(run, losses[seen:step].tolist())
-            seen = step
-            loss_so_far, accuracy = losses[:step].mean().item(), _percent(correct, step * len(labels))
-            run.display.show_step(epoch, step, loss_so_far, accuracy)
-    seconds = time.perf_counter() - began
-    return {
-        "train_loss": losses.double().mean().item(),
-        "train_accuracy": _percent(accelerator.reduce(correct, "sum"), steps * config.batch_size),
-        "images_per_s": steps * config.batch_size / seconds,
-    }
+
+def _clip_gradients(run: Run) -> None:
+    config = run.plan.config
+    if config.clip_grad is None:
+        return
+    if config.clip_mode == "norm":  # accelerate's own knows how weights are sharded
+        run.accelerator.clip_grad_norm_(run.model.parameters(), config.clip_grad)
+        return
+    run.accelerator.unscale_gradients()
+    dispatch_clip_grad(run.model.parameters(), config.clip_grad, mode=config.clip_mode)
+
+
+def _look(run: Run, seen: int, correct: torch.Tensor) -> bool:
+    """What the processes have to tell each other every so often.
+
+    Args:
+        run: The run; losses since the last look become means over the processes, and its sums grow.
+        seen: The batch of the last look.
+        correct: Images that were answered right since then, on this process.
+
+    Returns:
+        Whether any process was asked to stop.
+
+    Raises:
+        UserError: If a loss is not a number, on all processes alike.
+    """
+    losses = run.sums.losses[seen : run.position.batch].double()
+    told = torch.cat([losses, losses.new_tensor([float(correct), float(run.stop.asked)])])
+    told = run.accelerator.reduce(told, "mean").tolist()
+    processes = run.accelerator.num_processes
+    *means, right, asked = told
+    run.sums.losses[seen : run.position.batch] = torch.tensor(means, device=losses.device)
+    run.sums.correct += round(right * processes)
+    _stop_if_diverged(run, means)
+    return asked > 0
 
 
 @torch.no_grad()
-def evaluate(run: Run) -> dict[str, float]:
-    """Loss and accuracy (percent) over the test split, each image counted once."""
+def evaluate(run: Run, loader: DataLoader | StreamLoader, split: str) -> dict[str, float]:
+    """Loss and accuracy (percent) over a split, each image counted once.
+
+    Args:
+        run: The run; its averaged weights are measured where it averages.
+        loader: The split's loader.
+        split: "test" or "val", what the record calls it.
+    """
     losses, hits = [], []
-    run.model.eval()
-    for images, labels in run.test_loader:
-        scores = run.model(images.contiguous(memory_format=run.memory_format))
-        loss = F.cross_entropy(scores, labels, reduction="none")
-        loss, hit = run.accelerator.gather_for_metrics((loss, scores.argmax(dim=1) == labels))
-        losses.append(loss)
-        hits.append(hit)
-    test_loss = torch.cat(losses).double().mean().item()
-    _stop_if_diverged(run, [test_loss])
-    return {
-        "test_loss": test_loss,
-        "test_accuracy": _percent(torch.cat(hits).sum(), len(run.plan.dataset.test)),
-    }
+    model = run.tested_model.eval()
+    for images, labels in loader:
+        images, labels = images.to(run.device), labels.to(run.device)
+        with run.accelerator.autocast():
+            scores = model(images.contiguous(memory_format=run.memory_format))
+        loss = F.cross_entropy(scores.float(), labels, reduction="none", ignore_index=PADDING_LABEL)
+        answers = (loss, scores.argmax(dim=1) == labels, labels != PADDING_LABEL)
+        loss, hit, counts = run.accelerator.gather_for_metrics(answers)
+        losses.append(loss[counts])
+        hits.append(hit[counts])
+    loss = torch.cat(losses).double().mean().item()
+    _stop_if_diverged(run, [loss])
+    hits = torch.cat(hits)
+    accuracy = 100 * hits.sum().item() / len(hits)
+    return {f"{split}_loss": loss, f"{split}_accuracy": accuracy, f"{split}_images": len(hits)}
 
 
-def _steps_per_look(device: torch.device) -> int:
-    """Steps between looks at the loss: each look waits for a GPU, a CPU has nothing to wait for."""
+def watch_robustness(run: Run) -> dict[str, float]:
+    """Accuracy (percent) under PGD of some held-out images: where training by FGSM loses it, it is overfitted."""
+    if run.objective.attack is None:
+        return {}
+    images, labels = run.watched
+    standing = survives_pgd(run.tested_model, images, labels, run.objective.attack)
+    counts = torch.tensor([standing.sum(), len(standing)], dtype=torch.float64, device=images.device)
+    right, watched = run.accelerator.reduce(counts, "sum").tolist()
+    return {"pgd_accuracy": 100 * right / watched}
+
+
+def start_sums(run: Run) -> EpochSums:
+    """Those of an epoch that nothing was done in."""
+    return EpochSums(losses=torch.zeros(run.batches_per_epoch, device=run.accelerator.device))
+
+
+def _batches_per_look(device: torch.device) -> int:
+    """Batches between looks at the loss: each look waits for a GPU, a CPU has nothing to wait for."""
     return 1 if device.type == "cpu" else 10
 
 
 def _stop_if_diverged(run: Run, losses: list[float]) -> None:
-    """Look at the losses of the last steps, the newest last."""
-    for steps_ago, loss in zip(range(len(losses) - 1, -1, -1), losses, strict=True):
+    """Look at the losses of the last batches, the newest last."""
+    for batches_ago, loss in zip(range(len(losses) - 1, -1, -1), losses, strict=True):
         if not torch.isfinite(torch.tensor(loss)):
-            kept = run.folder.last_checkpoint
-            state = f"{kept} keeps epoch {run.position.epoch}" if kept.is_file() else "no epoch was finished"
+            kept = run.folder.checkpoints.files()
+            state = f"{kept[0]} keeps epoch {run.saved_epoch}" if kept else "no epoch was finished"
             raise UserError(
-                f"the loss is {loss} at step {run.position.step - steps_ago} "
+                f"the loss is {loss} at step {run.position.step - batches_ago * run.objective.replays} "
                 f"(epoch {run.position.epoch + 1}); {state}: lower --lr {run.plan.config.lr:g} "
                 "or raise --warmup-epochs, and start again with --overwrite"
             )
-
-
-def _percent(correct: torch.Tensor, total: int) -> float:
-    return 100 * correct.item() / total

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 import timm_asap
 from timm_asap.training.command_line import command, cut_path
-from timm_asap.training.plan import Plan
+from timm_asap.training.plan import Plan, count_images
 
 # Data sets that are on the Hub under another name than here.
 _HUB_IDS = {"fashion_mnist": "zalando-datasets/fashion_mnist"}
@@ -42,8 +42,10 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "hub_id": hub_id,
             "source": data.source,
             "classes": data.num_classes,
-            "train_images": len(data.train),
-            "test_images": len(data.test),
+            "train_images": count_images(data.train),
+            "val_images": None if data.val is None else len(data.val),
+            "val_name": data.val_name,
+            "test_images": count_images(data.test),
             "test_name": data.test_name,
         },
     }

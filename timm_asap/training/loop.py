@@ -1,29 +1,35 @@
-"""Training, read from top to bottom: start, then for each epoch train, test, record, save."""
+"""Training, read from top to bottom: start, then for each epoch train, measure, record, save."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from timm_asap.training.checkpoints import save_checkpoint
+import torch
+
 from timm_asap.training.config import TrainConfig
-from timm_asap.training.epoch import evaluate, train_epoch
-from timm_asap.training.export import export_model
+from timm_asap.training.epoch import Stopped, evaluate, start_sums, train_epoch, watch_robustness
+from timm_asap.training.finish import measure_exported_model
+from timm_asap.training.saving import save_epoch
 from timm_asap.training.start import Run, start_run
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to: its last record."""
+    """What a run came to."""
 
     run_folder: Path
     epochs: int
-    test_accuracy: float
-    """Percent."""
-    test_loss: float
+    """Finished epochs."""
+    stopped: bool
+    """Whether it was asked to stop before its last epoch."""
+    test_accuracy: float | None
+    """Percent, of the weights that were exported; None where the run was stopped."""
+    test_loss: float | None
     test_name: str
-    test_images: int
+    test_images: int | None
     seconds: float
     """Time spent in training and testing, continuations included."""
     load_line: str
@@ -34,58 +40,102 @@ class TrainResult:
 def train(config: TrainConfig) -> TrainResult:
     """Train a model and write its run folder; `accelerate launch` starts it on several processes.
 
+    SIGINT and SIGTERM finish the step, save and end the run; a second one stops it at once.
+
     Args:
         config: The run.
 
     Raises:
         UserError: If the configuration cannot be run, before anything is written; or if the loss stops being a
-            number, with the last finished epoch kept.
+            number or the disk is full, with the last checkpoint kept.
     """
     run = start_run(config)
-    with run.display:
-        for epoch in range(run.position.epoch, config.epochs):
-            began = time.perf_counter()
-            trained = train_epoch(run, epoch)
-            tested = evaluate(run)
-            run.position.epoch = epoch + 1
-            record = {
-                "epoch": run.position.epoch,
-                "step": run.position.step,
-                "lr": run.optimizer.param_groups[0]["lr"],
-                **trained,
-                **tested,
-                "seconds": time.perf_counter() - began,
-            }
-            _save_epoch(run, record)
-            run.display.show_epoch(record)
-
-    result = _result(run)
+    stopped = False
+    with run.stop, run.display:
+        try:
+            for epoch in range(run.position.epoch, config.epochs):
+                record = run_epoch(run, epoch)
+                run.display.show_epoch(record)
+                if _should_end_early(run):
+                    break
+        except Stopped:
+            stopped = True
+    if not stopped:
+        measure_exported_model(run)
+    run.accelerator.wait_for_everyone()  # for the main process to have written the last record
+    result = _result(run, stopped)
     run.accelerator.end_training()
     return result
 
 
-def _save_epoch(run: Run, record: dict[str, float]) -> None:
-    """Write the records of an epoch; the checkpoint comes last, so that a resumed run finds all before it."""
-    is_best = record["test_accuracy"] > run.position.best_accuracy
-    run.position.best_accuracy = max(run.position.best_accuracy, record["test_accuracy"])
-    if run.accelerator.is_main_process:
-        export_model(run.plan, run.accelerator.unwrap_model(run.model), run.folder.path)
-        run.folder.add_metrics(record)
-    for path in [run.folder.best_checkpoint] * is_best + [run.folder.last_checkpoint]:
-        save_checkpoint(path, run.accelerator, run.model, run.optimizer, run.position)
+def run_epoch(run: Run, epoch: int) -> dict[str, Any]:
+    """Train, measure, record and save one epoch, or what is left of it.
+
+    Args:
+        run: The run.
+        epoch: Counted from 0.
+
+    Raises:
+        Stopped: If the run was asked to stop; its state is saved.
+    """
+    _reset_peak_memory(run)
+    trained = train_epoch(run, epoch)
+    began = time.perf_counter()
+    if run.val_loader is None:
+        measured = evaluate(run, run.test_loader, "test")
+    else:
+        measured = evaluate(run, run.val_loader, "val")
+    watched = watch_robustness(run)
+    record = {
+        "epoch": epoch + 1,
+        "step": run.position.step,
+        "lr": run.optimizer.param_groups[0]["lr"],
+        **trained,
+        **measured,
+        **watched,
+        **_peak_memory(run),
+        "seconds": run.sums.seconds + time.perf_counter() - began,
+    }
+    run.position.epoch, run.position.batch = epoch + 1, 0
+    run.sums = start_sums(run)
+    save_epoch(run, record)
+    return record
 
 
-def _result(run: Run) -> TrainResult:
-    run.accelerator.wait_for_everyone()  # for the main process to have written the last record
-    records = run.folder.metrics()
+def _should_end_early(run: Run) -> bool:
+    """Whether the run ends before its last epoch: nothing better for long, or asked to stop in the meantime."""
+    patience = run.plan.config.early_stop
+    if patience is not None and run.position.epoch - run.position.best_epoch >= patience:
+        run.display.say(f"no better epoch since {run.position.best_epoch}: stopping early")
+        return True
+    asked = torch.tensor(float(run.stop.asked), device=run.accelerator.device)
+    if run.accelerator.reduce(asked, "sum") > 0 and run.position.epoch < run.plan.config.epochs:
+        raise Stopped
+    return False
+
+
+def _reset_peak_memory(run: Run) -> None:
+    if run.accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.accelerator.device)
+
+
+def _peak_memory(run: Run) -> dict[str, float]:
+    if run.accelerator.device.type != "cuda":
+        return {}
+    return {"peak_memory_mib": torch.cuda.max_memory_allocated(run.accelerator.device) / 2**20}
+
+
+def _result(run: Run, stopped: bool) -> TrainResult:
+    final = {} if stopped else run.folder.result()
     return TrainResult(
         run_folder=run.folder.path,
-        epochs=records[-1]["epoch"],
-        test_accuracy=records[-1]["test_accuracy"],
-        test_loss=records[-1]["test_loss"],
+        epochs=run.position.epoch,
+        stopped=stopped,
+        test_accuracy=final.get("test_accuracy"),
+        test_loss=final.get("test_loss"),
         test_name=run.plan.dataset.test_name,
-        test_images=len(run.plan.dataset.test),
-        seconds=sum(record["seconds"] for record in records),
+        test_images=final.get("test_images"),
+        seconds=sum(record["seconds"] for record in run.folder.metrics()),
         load_line=run.folder.load_line,
         is_main_process=run.accelerator.is_main_process,
     )

@@ -4,31 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import timm
-import torch
-from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, split_model_name_tag
 from timm.optim import list_optimizers
 from torch import nn
 
 from timm_asap import data
 from timm_asap.errors import UserError, unknown_name
-from timm_asap.training.config import TrainConfig, flag
+from timm_asap.training.config import TrainConfig
+from timm_asap.training.network import check_model_names, create_network, create_teacher
 from timm_asap.training.recipe import to_yaml
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A configuration with every default settled, and the data and the model that it names.
+    """A configuration with every default settled, and the data and the models that it names.
 
     Args:
         config: What was asked for; `crop_padding`, `flip` and `output` are settled.
         dataset: The data.
         model: The network, on the CPU, with its first weights.
-        input_size: (C, H, W) that the network is given.
+        input_size: (C, H, W) that the network is given in testing.
         mean: Per channel, on the [0, 1] scale.
         std: Likewise.
         interpolation: How large images are resized; the model's own.
         crop_pct: Share of the side that the centre crop keeps: the model's own for large images, 1 for small ones.
+        train_size: (C, H, W) that the network is given in training.
+        augment: The random changes to the training images.
+        teacher: The network that it learns from, or None.
     """
 
     config: TrainConfig
@@ -39,17 +40,14 @@ class Plan:
     std: tuple[float, ...]
     interpolation: str
     crop_pct: float
+    train_size: tuple[int, int, int] | None = None
+    augment: data.AugmentConfig | None = None
+    teacher: nn.Module | None = None
 
     @property
     def parameters(self) -> int:
         """Number of parameters of the model."""
         return sum(p.numel() for p in self.model.parameters())
-
-    @property
-    def augment(self) -> data.AugmentConfig:
-        """The random changes to the training images."""
-        usual = data.default_augment(self.config.dataset)
-        return replace(usual, crop_padding=self.config.crop_padding, horizontal_flip=self.config.flip)
 
 
 def make_plan(config: TrainConfig) -> Plan:
@@ -63,7 +61,58 @@ def make_plan(config: TrainConfig) -> Plan:
     Raises:
         UserError: If the data, the model or a keyword of it is unknown, or they do not fit.
     """
-    _check_names(config)
+    if config.opt not in list_optimizers():
+        raise UserError(unknown_name("optimizer", config.opt, list_optimizers()))
+    check_model_names(config)
+    dataset = _load_data(config)
+    augment = _augment(config)
+    config = replace(
+        config, output=str(config.run_folder), crop_padding=augment.crop_padding, flip=augment.horizontal_flip
+    )
+    model = create_network(config, dataset)
+    own = model.pretrained_cfg
+    mean, std = dataset.mean, dataset.std
+    # pretrained weights expect the pixels that they were trained on, where the channels are the same
+    if config.pretrained and len(own["mean"]) == dataset.image_size[0]:
+        mean, std = tuple(own["mean"]), tuple(own["std"])
+    small = isinstance(dataset.test, data.TensorSplit)
+    return Plan(
+        config=config,
+        dataset=dataset,
+        model=model,
+        teacher=None if config.teacher is None else create_teacher(config, dataset),
+        input_size=dataset.image_size,
+        train_size=_square(dataset.image_size, config.train_image_size),
+        mean=mean,
+        std=std,
+        interpolation="bicubic" if small else own["interpolation"],
+        crop_pct=1.0 if small else config.crop_pct or own["crop_pct"],
+        augment=augment,
+    )
+
+
+def count_images(split: data.Split) -> int | None:
+    """The number of images of a split; None for a stream that does not say."""
+    return split.len_or_none if isinstance(split, data.StreamSplit) else len(split)
+
+
+def describe(plan: Plan) -> str:
+    """The resolved configuration, as YAML, and a summary of the model and the data."""
+    channels, height, width = plan.input_size
+    dataset = plan.dataset
+    rows = {
+        "model": f"{plan.config.model}, {plan.parameters:,} parameters",
+        "input": f"{channels} x {height} x {width} (channels, height, width)",
+        "classes": f"{dataset.num_classes}: {_shorten(dataset.label_names)}",
+        "data": f"{dataset.source}; {_count(dataset.train)} training images, "
+        f"{_count(dataset.test)} test images ({dataset.test_name})",
+    }
+    if dataset.val is not None:
+        rows["chosen by"] = f"{_count(dataset.val)} validation images ({dataset.val_name})"
+    return to_yaml(plan.config) + "\n" + "\n".join(f"# {name:10}{text}" for name, text in rows.items())
+
+
+def _load_data(config: TrainConfig) -> data.ImageDataset:
     # the fifth that is held out of a data set without a test split stays the same whatever --seed is: the tests
     # of different runs compare, and no later evaluation meets an image that was trained on
     dataset = data.load_dataset(
@@ -73,119 +122,54 @@ def make_plan(config: TrainConfig) -> Plan:
         label_key=config.label_key,
         train_split=config.train_split,
         test_split=config.test_split,
+        val_share=config.val_share,
+        streaming=config.streaming,
+        shuffle_buffer=config.shuffle_buffer,
+        num_classes=config.num_classes,
+        label_names=config.label_names,
+        skip_corrupt=config.skip_corrupt,
         seed=0,
     )
-    if config.batch_size > len(dataset.train):
+    images = count_images(dataset.train)
+    if images is not None and config.batch_size > images:
+        raise UserError(f"--batch-size: expected at most the {images} training images, got {config.batch_size}")
+    if config.early_stop is not None and dataset.val is None:
         raise UserError(
-            f"--batch-size: expected at most the {len(dataset.train)} training images, got {config.batch_size}"
+            f"--early-stop: data set {config.dataset} has no validation split, and the test split is for the end; "
+            "add --val-share 0.1"
         )
+    sizes = [config.image_size, config.train_image_size, config.crop_pct]
+    if isinstance(dataset.test, data.TensorSplit) and any(size is not None for size in sizes):
+        raise UserError(
+            f"--image-size, --train-image-size and --crop-pct are for large images: those of {config.dataset} are "
+            f"taken as they are, {dataset.image_size[1]} x {dataset.image_size[2]}; leave it out"
+        )
+    return replace(dataset, image_size=_square(dataset.image_size, config.image_size))
+
+
+def _square(size: tuple[int, int, int], side: int | None) -> tuple[int, int, int]:
+    return size if side is None else (size[0], side, side)
+
+
+def _augment(config: TrainConfig) -> data.AugmentConfig:
+    """What suits the data set, but for what was asked for."""
     usual = data.default_augment(config.dataset)
-    config = replace(
-        config,
-        output=str(config.run_folder),
-        crop_padding=usual.crop_padding if config.crop_padding is None else config.crop_padding,
-        flip=usual.horizontal_flip if config.flip is None else config.flip,
-    )
-    model = _create_model(config, dataset)
-    _try_out(model, config.model, dataset)
-    own = model.pretrained_cfg
-    mean, std = dataset.mean, dataset.std
-    # pretrained weights expect the pixels that they were trained on, where the channels are the same
-    if config.pretrained and len(own["mean"]) == dataset.image_size[0]:
-        mean, std = tuple(own["mean"]), tuple(own["std"])
-    return Plan(
-        config=config,
-        dataset=dataset,
-        model=model,
-        input_size=dataset.image_size,
-        mean=mean,
-        std=std,
-        interpolation="bicubic" if _is_small(dataset) else own["interpolation"],
-        crop_pct=1.0 if _is_small(dataset) else own["crop_pct"],
-    )
-
-
-def describe(plan: Plan) -> str:
-    """The resolved configuration, as YAML, and a summary of the model and the data."""
-    channels, height, width = plan.input_size
-    rows = {
-        "model": f"{plan.config.model}, {plan.parameters:,} parameters",
-        "input": f"{channels} x {height} x {width} (channels, height, width)",
-        "classes": f"{plan.dataset.num_classes}: {_shorten(plan.dataset.label_names)}",
-        "data": f"{plan.dataset.source}; {len(plan.dataset.train):,} training images, "
-        f"{len(plan.dataset.test):,} test images ({plan.dataset.test_name})",
+    asked = {
+        "crop_padding": config.crop_padding,
+        "horizontal_flip": config.flip,
+        "crop_scale": None if config.crop_scale is None else (config.crop_scale, 1.0),
+        "color_jitter": config.color_jitter,
+        "auto_augment": None if config.auto_augment == "3a" else config.auto_augment,
+        "three_augment": config.auto_augment == "3a",
+        "re_prob": config.random_erasing,
+        "repeats": config.repeated_augment,
     }
-    return to_yaml(plan.config) + "\n" + "\n".join(f"# {name:8}{text}" for name, text in rows.items())
+    return replace(usual, **{name: value for name, value in asked.items() if value is not None})
 
 
-def _is_small(dataset: data.ImageDataset) -> bool:
-    """Whether the images are held in memory, at the size that the network takes."""
-    return isinstance(dataset.train, data.TensorSplit)
-
-
-def _check_names(config: TrainConfig) -> None:
-    """Unknown optimizers and models, found before the data are read."""
-    if config.opt not in list_optimizers():
-        raise UserError(unknown_name("optimizer", config.opt, list_optimizers()))
-    if ":" in config.model:  # hf-hub: and local-dir: are looked up when the model is built
-        return
-    architecture, tag = split_model_name_tag(config.model)
-    if not is_model(architecture):
-        raise UserError(unknown_name("model", config.model, timm.list_models()))
-    tagged = get_arch_pretrained_cfgs(architecture)
-    if tag and config.model not in tagged:
-        raise UserError(unknown_name(f"tag of {architecture}", tag, [split_model_name_tag(t)[1] for t in tagged]))
-    if config.asap_kwargs and not architecture.endswith("_asap"):
-        given = ", ".join(flag(name) for name in config.asap_kwargs)
-        twin = f"{architecture}_asap"
-        instead = f"use --model {twin}, or leave it out" if is_model(twin) else "leave it out"
-        raise UserError(f"{given}: {architecture} is no alias-free model; {instead}")
-
-
-def _create_model(config: TrainConfig, dataset: data.ImageDataset) -> nn.Module:
-    channels, height, _ = dataset.image_size
-    if taken := {"num_classes", "in_chans"} & set(config.model_kwargs):
-        raise UserError(f"the data set decides: leave {' and '.join(sorted(taken))} out of --model-kwargs")
-    kwargs = {**config.asap_kwargs, **config.model_kwargs}
-    known = None if ":" in config.model else get_pretrained_cfg(config.model)
-    if known is not None and known.fixed_input_size:
-        kwargs.setdefault("img_size", height)
-    try:
-        return timm.create_model(
-            config.model,
-            pretrained=config.pretrained,
-            num_classes=dataset.num_classes,
-            in_chans=channels,
-            **kwargs,
-        )
-    except UserError:
-        raise
-    except (TypeError, ValueError, RuntimeError, OSError, AssertionError) as error:
-        # what timm raises for keywords that a model does not take and for weights that cannot be had
-        raise UserError(f"model {config.model} cannot be built: {_first_line(error)}") from error
-
-
-def _try_out(model: nn.Module, name: str, dataset: data.ImageDataset) -> None:
-    """One image of zeros through the network: some cannot take small images, and say so only there."""
-    _, height, width = dataset.image_size
-    try:
-        with torch.no_grad():
-            scores = model.eval()(torch.zeros(1, *dataset.image_size))
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        raise UserError(
-            f"model {name} cannot take images of {height} x {width} pixels: {_first_line(error)}; "
-            "choose a model for this size, such as resnet20_lowres_asap for 32 x 32"
-        ) from error
-    if not isinstance(scores, torch.Tensor) or scores.shape != (1, dataset.num_classes):
-        raise UserError(
-            f"model {name} gives no scores for {dataset.num_classes} classes: "
-            "leave out of --model-kwargs what makes it a feature extractor"
-        )
-    model.train()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def _count(split: data.Split) -> str:
+    count = count_images(split)
+    return "streamed" if count is None else f"{count:,}"
 
 
 def _shorten(names: tuple[str, ...], limit: int = 10) -> str:

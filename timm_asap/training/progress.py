@@ -17,13 +17,10 @@ class ProgressDisplay:
         epochs: Epochs of the whole run.
         steps_per_epoch: Optimizer steps per epoch.
         batch_size: Images per optimizer step.
-        first_epoch: Epochs that were finished before, when a run is continued.
         silent: Show nothing: every process but the main one.
     """
 
-    def __init__(
-        self, epochs: int, steps_per_epoch: int, batch_size: int, first_epoch: int = 0, silent: bool = False
-    ) -> None:
+    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, silent: bool = False) -> None:
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
@@ -41,12 +38,11 @@ class ProgressDisplay:
         self.task = self.bar.add_task(
             "train",
             total=epochs * steps_per_epoch,
-            completed=first_epoch * steps_per_epoch,
-            epoch=first_epoch + 1,
+            epoch=1,
             epochs=epochs,
             figures="",
         )
-        self.epoch_began = time.perf_counter()
+        self.epoch_began, self.steps_before = time.perf_counter(), 0
 
     def __enter__(self) -> ProgressDisplay:
         self.bar.start()
@@ -57,10 +53,15 @@ class ProgressDisplay:
     ) -> None:
         self.bar.stop()
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Start the clock of an epoch, counted from 0."""
-        self.epoch_began = time.perf_counter()
-        self.bar.update(self.task, epoch=epoch + 1)
+    def begin_epoch(self, epoch: int, steps: int = 0) -> None:
+        """Start the clock of an epoch.
+
+        Args:
+            epoch: Counted from 0.
+            steps: Of it that were made before, when a run is continued.
+        """
+        self.epoch_began, self.steps_before = time.perf_counter(), steps
+        self.bar.update(self.task, epoch=epoch + 1, completed=epoch * self.steps_per_epoch + steps)
 
     def show_step(self, epoch: int, steps: int, loss: float, accuracy: float) -> None:
         """Move the bar.
@@ -71,7 +72,8 @@ class ProgressDisplay:
             loss: Mean training loss of the epoch so far.
             accuracy: Training accuracy of the epoch so far, in percent.
         """
-        images_per_s = steps * self.batch_size / (time.perf_counter() - self.epoch_began)
+        images = (steps - self.steps_before) * self.batch_size
+        images_per_s = images / (time.perf_counter() - self.epoch_began)
         self.bar.update(
             self.task,
             completed=epoch * self.steps_per_epoch + steps,
@@ -81,10 +83,13 @@ class ProgressDisplay:
     def show_epoch(self, record: dict[str, Any]) -> None:
         """Print the line of a finished epoch, a record of metrics.jsonl."""
         width = len(str(self.epochs))
+        split = "val" if "val_loss" in record else "test"
+        under_attack = f"under attack {record['pgd_accuracy']:6.2f} %  " if "pgd_accuracy" in record else ""
         self.say(
             f"epoch {record['epoch']:{width}}/{self.epochs}  loss {record['train_loss']:.4f}  "
-            f"accuracy {record['train_accuracy']:6.2f} %  test loss {record['test_loss']:.4f}  "
-            f"test accuracy {record['test_accuracy']:6.2f} %  {record['images_per_s']:,.0f} images/s"
+            f"accuracy {record['train_accuracy']:6.2f} %  {split} loss {record[f'{split}_loss']:.4f}  "
+            f"{split} accuracy {record[f'{split}_accuracy']:6.2f} %  {under_attack}"
+            f"{record['images_per_s']:,.0f} images/s"
         )
 
     def say(self, text: str) -> None:

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from timm_asap.errors import UserError
+from timm_asap.training.checkpoints import CheckpointFolder
 from timm_asap.training.files import replace_text
 
 # All that a run writes besides config.yaml, whose presence marks a folder as a run's: --overwrite removes these,
 # replaces that, and touches nothing else.
-_FILES = ("run.json", "metrics.jsonl", "model.safetensors", "config.json", "README.md", "evaluation.json")
-_FOLDERS = ("checkpoints", "plots")
+_FILES = (
+    *("run.json", "metrics.jsonl", "result.json", "model.safetensors", "config.json", "README.md"),
+    *("evaluation.json", "evaluation.safetensors", "heal.json"),
+)
+_FOLDERS = ("checkpoints", "plots", "tracker")
 
 
 class RunFolder:
@@ -22,15 +26,16 @@ class RunFolder:
 
     Args:
         path: The folder; it need not exist.
+        keep_checkpoints: How many of the newest checkpoints are kept, besides the best one.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keep_checkpoints: int = 2) -> None:
         self.path = path
         self.config_yaml = path / "config.yaml"
         self.run_json = path / "run.json"
         self.metrics_jsonl = path / "metrics.jsonl"
-        self.last_checkpoint = path / "checkpoints" / "last.safetensors"
-        self.best_checkpoint = path / "checkpoints" / "best.safetensors"
+        self.result_json = path / "result.json"
+        self.checkpoints = CheckpointFolder(path / "checkpoints", keep_checkpoints)
 
     @property
     def load_line(self) -> str:
@@ -83,6 +88,7 @@ class RunFolder:
         """
         kept = [json.dumps(record) + "\n" for record in self.metrics() if record["epoch"] <= epoch]
         replace_text(self.metrics_jsonl, "".join(kept))
+        self.result_json.unlink(missing_ok=True)
         self._write_start(config_yaml, facts)
 
     def _write_start(self, config_yaml: str, facts: dict[str, Any]) -> None:
@@ -102,3 +108,16 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def result(self) -> dict[str, Any]:
+        """What the exported weights reached on the test split: epoch, test_loss, test_accuracy, test_images and
+        chosen_by.
+
+        Raises:
+            FileNotFoundError: If the run did not come to its end.
+        """
+        return json.loads(self.result_json.read_text(encoding="utf-8"))
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write result.json."""
+        replace_text(self.result_json, json.dumps(result, indent=2) + "\n")

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
+from accelerate import Accelerator, DistributedType, skip_first_batches
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
-from timm_asap.data import build_loader
+from timm_asap.adversarial import PixelModel
+from timm_asap.data import StreamLoader, set_epoch
 from timm_asap.errors import UserError
-from timm_asap.training.checkpoints import Position, load_checkpoint
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.facts import run_facts
+from timm_asap.training.interrupt import StopRequest
+from timm_asap.training.loaders import build_test_loader, build_train_loader, watched_images
+from timm_asap.training.objective import Objective
+from timm_asap.training.optimizer import build_optimizer, build_scheduler
 from timm_asap.training.plan import Plan, make_plan
 from timm_asap.training.progress import ProgressDisplay
 from timm_asap.training.recipe import to_yaml
 from timm_asap.training.run_folder import RunFolder
+from timm_asap.training.state import EpochSums, Position, restore_state
+from timm_asap.training.tracking import check_tracker, start_tracker
 
 
 @dataclass
@@ -31,18 +40,72 @@ class Run:
     plan: Plan
     folder: RunFolder
     accelerator: Accelerator
+    objective: Objective
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Scheduler
-    train_loader: DataLoader
-    test_loader: DataLoader
+    train_loader: DataLoader | StreamLoader
+    val_loader: DataLoader | StreamLoader | None
+    test_loader: DataLoader | StreamLoader
     display: ProgressDisplay
-    position: Position
+    batches_per_epoch: int
+    ema: ModelEmaV3 | None = None
+    watched: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Held-out pixels and labels that this process attacks after each epoch."""
+    blank: nn.Module | None = None
+    """A copy of the network for whole weights, where they are trained in shards."""
+    position: Position = field(default_factory=Position)
+    sums: EpochSums | None = None
+    stop: StopRequest = field(default_factory=StopRequest)
+    saved_epoch: int = 0
+    """The epoch of the newest checkpoint."""
 
     @property
     def memory_format(self) -> torch.memory_format:
         """The memory order of images and weights."""
         return _memory_format(self.plan.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.accelerator.device
+
+    @property
+    def training_accuracy(self) -> float:
+        """Percent, over the batches of the epoch so far."""
+        return 100 * self.sums.correct / (self.position.batch * self.plan.config.batch_size)
+
+    @property
+    def tested_model(self) -> nn.Module:
+        """The network that is measured: of the averaged weights, where the run averages."""
+        return self.model if self.ema is None else self.ema.module
+
+    def batches_from(self, epoch: int, batch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of an epoch, without the first ones.
+
+        Args:
+            epoch: Counted from 0.
+            batch: How many are left out.
+        """
+        set_epoch(self.train_loader, epoch)
+        if isinstance(self.train_loader, StreamLoader):  # it knows where it was
+            return ((images.to(self.device), labels.to(self.device)) for images, labels in self.train_loader)
+        loader = skip_first_batches(self.train_loader, batch) if batch else self.train_loader
+        return itertools.islice(loader, self.batches_per_epoch - batch)
+
+    def network_on_cpu(self) -> nn.Module:
+        """The network to export, without wrappers; every process calls it."""
+        if self.accelerator.distributed_type == DistributedType.FSDP:
+            weights = self.accelerator.get_state_dict(self.model)
+            if self.accelerator.is_main_process:
+                self.blank.load_state_dict(weights)
+            network = self.blank
+        elif self.ema is not None:
+            network = self.ema.module
+        else:
+            network = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        network = network.model if isinstance(network, PixelModel) else network
+        return copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format)
 
 
 def start_run(config: TrainConfig) -> Run:
@@ -54,13 +117,16 @@ def start_run(config: TrainConfig) -> Run:
     Raises:
         UserError: If it cannot be run.
     """
+    check_tracker(config.tracker)
     accelerator = _create_accelerator(config)
     set_seed(config.seed)
     plan = make_plan(config)
-    folder = RunFolder(plan.config.run_folder)
+    folder = RunFolder(plan.config.run_folder, plan.config.keep_checkpoints)
     folder.check(resume=config.resume, overwrite=config.overwrite)
     accelerator.wait_for_everyone()  # every process has looked before one of them writes
-    return _prepare(plan, folder, accelerator)
+    run = _prepare(plan, folder, accelerator)
+    _continue_or_begin(run)
+    return run
 
 
 def _create_accelerator(config: TrainConfig) -> Accelerator:
@@ -69,87 +135,103 @@ def _create_accelerator(config: TrainConfig) -> Accelerator:
     precision = "no" if config.mixed_precision == "fp32" else config.mixed_precision
     # several processes without a GPU must be told so: accelerate 1.15 would run each as if it were alone
     cpu = not torch.accelerator.is_available()
+    options: dict[str, Any] = {"dynamo_backend": "inductor"} if config.compile else {}
+    if config.tracker is not None:
+        logs = ProjectConfiguration(logging_dir=str(config.run_folder / "tracker"))
+        options |= {"log_with": config.tracker, "project_config": logs}
     try:
-        accelerator = Accelerator(cpu=cpu, mixed_precision=precision, dataloader_config=loading)
+        accelerator = Accelerator(cpu=cpu, mixed_precision=precision, dataloader_config=loading, **options)
     except ValueError as error:  # a precision that the device does not have
         raise UserError(f"--mixed-precision {config.mixed_precision}: {error}") from error
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+    on_cpu = accelerator.device.type == "cpu"
+    if accelerator.mixed_precision == "fp16" and on_cpu:
         raise UserError("--mixed-precision fp16 needs a GPU: expected fp32 or bf16 on a CPU")
-    if config.batch_size % accelerator.num_processes:
+    if config.sync_bn and on_cpu:
+        raise UserError("--sync-bn needs GPUs: PyTorch has no such layer for CPUs; leave it out")
+    if config.ema is not None and accelerator.distributed_type == DistributedType.FSDP:
+        raise UserError("--ema keeps whole weights, and FSDP has them in shards: leave one of them out")
+    parts = accelerator.num_processes * config.accumulate
+    if config.batch_size % parts:
+        in_parts = f", each in {config.accumulate} parts of --accumulate" if config.accumulate > 1 else ""
         raise UserError(
-            f"--batch-size is shared by all processes: expected a multiple of {accelerator.num_processes}, "
+            f"--batch-size is shared by all processes{in_parts}: expected a multiple of {parts}, "
             f"got {config.batch_size}"
+        )
+    own = config.batch_size // accelerator.num_processes
+    if config.mixes and own % 2:
+        raise UserError(
+            f"--mixup and --cutmix mix pairs: expected an even number of images per process, got {own}; "
+            "change --batch-size"
         )
     return accelerator
 
 
 def _prepare(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> Run:
-    """Loaders, optimizer and schedule, the state of the run that is continued, and the folder to write to."""
+    """Model, optimizer, schedule and loaders, spread over the devices."""
     config = plan.config
-    train_loader, test_loader = (_build_loader(plan, training) for training in (True, False))
-    model = plan.model.to(memory_format=_memory_format(config))
-    optimizer = create_optimizer_v2(
-        model, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
-    )
-    model, optimizer, train_loader, test_loader = accelerator.prepare(model, optimizer, train_loader, test_loader)
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched=config.sched,
-        num_epochs=config.epochs,
-        warmup_epochs=config.warmup_epochs,
-        warmup_lr=config.lr / 100,
-        step_on_epochs=False,
-        updates_per_epoch=len(train_loader),
-    )
+    model: nn.Module = plan.model
+    if config.attack is not None:
+        model = PixelModel(model, plan.mean, plan.std)
+    if config.sync_bn:
+        from timm.layers import convert_sync_batchnorm
+
+        model = convert_sync_batchnorm(model)
+    model = model.to(memory_format=_memory_format(config))
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    blank = copy.deepcopy(model) if sharded else None
+    optimizer = build_optimizer(model, config)
+    train_loader = build_train_loader(plan, accelerator)
+    val_loader = None if plan.dataset.val is None else build_test_loader(plan, plan.dataset.val, accelerator)
+    test_loader = build_test_loader(plan, plan.dataset.test, accelerator)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    ema = None
+    if config.ema is not None:
+        ema = ModelEmaV3(accelerator.unwrap_model(model, keep_torch_compile=False), config.ema, use_warmup=True)
+    objective = Objective(plan, accelerator)
+    batches_per_epoch = config.steps_per_epoch or len(train_loader)
     # each process draws its own dropout masks; a checkpoint holds the state of each
     set_seed(config.seed, device_specific=True)
-    position = Position()
-    if config.resume and folder.last_checkpoint.is_file():
-        position = load_checkpoint(folder.last_checkpoint, accelerator, model, optimizer)
-        scheduler.step_update(position.step)
-    display = ProgressDisplay(
-        config.epochs,
-        steps_per_epoch=len(train_loader),
-        batch_size=config.batch_size,
-        first_epoch=position.epoch,
-        silent=not accelerator.is_main_process,
-    )
-    if accelerator.is_main_process:
-        facts = run_facts(plan, accelerator)
-        if position.epoch == 0:
-            folder.start(to_yaml(config), facts)
-        else:
-            folder.resume(to_yaml(config), facts, position.epoch)
-            display.say(f"continuing {folder.path} after epoch {position.epoch}")
     return Run(
-        plan,
-        folder,
-        accelerator,
-        model,
-        optimizer,
-        scheduler,
-        train_loader,
-        test_loader,
-        display,
-        position,
+        plan=plan,
+        folder=folder,
+        accelerator=accelerator,
+        objective=objective,
+        model=model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(optimizer, config, batches_per_epoch * objective.replays),
+        train_loader=train_loader,
+        val_loader=val_loader,
+        test_loader=test_loader,
+        display=ProgressDisplay(
+            config.epochs, batches_per_epoch, config.batch_size, silent=not accelerator.is_main_process
+        ),
+        batches_per_epoch=batches_per_epoch,
+        ema=ema,
+        watched=None if config.attack is None else watched_images(plan, accelerator),
+        blank=blank,
     )
 
 
-def _build_loader(plan: Plan, training: bool) -> DataLoader:
-    return build_loader(
-        plan.dataset.train if training else plan.dataset.test,
-        plan.dataset,
-        plan.config.batch_size,
-        training=training,
-        augment=plan.augment,
-        input_size=plan.input_size,
-        mean=plan.mean,
-        std=plan.std,
-        seed=plan.config.seed,
-        num_workers=plan.config.num_workers,
-        interpolation=plan.interpolation,
-        crop_pct=plan.crop_pct,
-    )
+def _continue_or_begin(run: Run) -> None:
+    """Take up the newest checkpoint where the run is continued, and write the first records."""
+    run.sums = EpochSums(losses=torch.zeros(run.batches_per_epoch, device=run.accelerator.device))
+    found = run.folder.checkpoints.newest() if run.plan.config.resume else None
+    if found is not None:
+        path, state = found
+        run.sums = restore_state(run, state, path)
+        run.sums.losses = run.sums.losses.to(run.accelerator.device)
+        run.scheduler.step_update(run.position.step)
+        run.saved_epoch = run.position.epoch
+    if not run.accelerator.is_main_process:
+        return
+    text, facts = to_yaml(run.plan.config), run_facts(run.plan, run.accelerator)
+    if found is None:
+        run.folder.start(text, facts)
+    else:
+        run.folder.resume(text, facts, run.position.epoch)
+        within = f", batch {run.position.batch} of the next" if run.position.batch else ""
+        run.display.say(f"continuing {run.folder.path} after epoch {run.position.epoch}{within}")
+    start_tracker(run.accelerator, run.plan.config)
 
 
 def _memory_format(config: TrainConfig) -> torch.memory_format:

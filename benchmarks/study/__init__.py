@@ -1,0 +1,1 @@
+"""The study: how networks that differ only in their downsampling compare, trained alike, on Fashion-MNIST."""

@@ -1,0 +1,75 @@
+"""What is trained: every variant and seed, by one recipe that was fixed before the first result was seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Fields of `TrainConfig` that every run shares. A fifth of the training images is held out for choices.
+RECIPE: dict[str, Any] = {
+    "dataset": "fashion_mnist",
+    "epochs": 5,
+    "batch_size": 128,
+    "opt": "sgd",
+    "lr": 0.2,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "sched": "cosine",
+    "warmup_epochs": 1.0,
+    "crop_padding": 2,
+    "flip": True,
+    "channels_last": True,
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of downsampling.
+
+    Attributes:
+        title: What tables call it.
+        model: Its name in timm.
+        settings: Further fields of `TrainConfig`.
+        seeds: How many runs it gets.
+    """
+
+    title: str
+    model: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 1
+
+
+VARIANTS = {
+    "plain": Variant("plain stride", "resnet20_lowres", seeds=3),
+    "asap": Variant("ASAP, preserve", "resnet20_lowres_asap", seeds=3),
+    "flc": Variant("FLC, preserve", "resnet20_lowres_asap", {"asap_window": "flc"}, seeds=3),
+    "asap_paper": Variant("ASAP, paper", "resnet20_lowres_asap", {"asap_layout": "paper"}, seeds=3),
+    "blur": Variant("BlurPool", "resnet20_lowres_blur"),
+    "hamming": Variant("ASAP, hamming window", "resnet20_lowres_asap", {"asap_window": "hamming"}),
+    "reflect": Variant("ASAP, reflect", "resnet20_lowres_asap", {"asap_boundary": "reflect"}),
+    "released": Variant("released ASAP", "resnet20_lowres_released"),
+}
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One network to train and measure."""
+
+    variant: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Folder and record of the run."""
+        return f"{self.variant}.seed{self.seed}"
+
+    def settings(self) -> dict[str, Any]:
+        """Fields of `TrainConfig`."""
+        variant = VARIANTS[self.variant]
+        return {**RECIPE, "model": variant.model, "seed": self.seed, **variant.settings}
+
+
+def planned_runs() -> list[StudyRun]:
+    """Every run, the first seed of all variants first."""
+    most = max(variant.seeds for variant in VARIANTS.values())
+    return [StudyRun(name, seed) for seed in range(most) for name, variant in VARIANTS.items() if seed < variant.seeds]

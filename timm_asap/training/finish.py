@@ -1,0 +1,47 @@
+"""The end of a run: what the weights that it leaves behind reach on the test split."""
+
+from __future__ import annotations
+
+import timm
+import torch
+import torch.nn.functional as F
+
+from timm_asap.data import PADDING_LABEL
+from timm_asap.training.loaders import build_test_loader
+from timm_asap.training.start import Run
+
+
+def measure_exported_model(run: Run) -> None:
+    """Write result.json: the test split, looked at with the exported weights.
+
+    Where no validation split chose them, they are the last epoch's, which has just been tested. Otherwise the main
+    process tests them now, for the first time.
+    """
+    if not run.accelerator.is_main_process:
+        return
+    last = run.folder.metrics()[-1]
+    if run.plan.dataset.val is None:
+        names = ("epoch", "test_loss", "test_accuracy", "test_images")
+        run.folder.write_result({name: last[name] for name in names} | {"chosen_by": "last epoch"})
+        return
+    measured = _measure(run)
+    chosen_by = f"highest accuracy on {run.plan.dataset.val_name} ({len(run.plan.dataset.val):,} images)"
+    run.folder.write_result({"epoch": run.position.best_epoch, **measured, "chosen_by": chosen_by})
+
+
+@torch.inference_mode()
+def _measure(run: Run) -> dict[str, float]:
+    """Loss and accuracy (percent) of the exported model on the test split, by this process alone."""
+    model = timm.create_model(f"local-dir:{run.folder.path}", pretrained=True).eval()
+    model = model.to(run.accelerator.device, memory_format=run.memory_format)
+    loss, correct, images = 0.0, 0, 0
+    mean, std = (torch.tensor(v, device=run.accelerator.device).view(-1, 1, 1) for v in (run.plan.mean, run.plan.std))
+    for pixels, labels in build_test_loader(run.plan, run.plan.dataset.test, pixels=True):
+        batch = ((pixels.to(mean.device) - mean) / std).contiguous(memory_format=run.memory_format)
+        labels = labels.to(mean.device)
+        with run.accelerator.autocast():
+            scores = model(batch).float()
+        loss += F.cross_entropy(scores, labels, reduction="sum", ignore_index=PADDING_LABEL).item()
+        correct += (scores.argmax(dim=1) == labels).sum().item()
+        images += (labels != PADDING_LABEL).sum().item()
+    return {"test_loss": loss / images, "test_accuracy": 100 * correct / images, "test_images": images}

@@ -1,0 +1,42 @@
+"""Stopping a run from outside: once politely, twice at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+
+# A launcher and the terminal may both pass on the one Ctrl-C that a user gave.
+_SAME_REQUEST_S = 2.0
+
+
+class StopRequest:
+    """Notices SIGINT and SIGTERM while it is entered; whoever asks `asked` stops at the next good moment.
+
+    A second signal, more than two seconds after the first, raises KeyboardInterrupt where the program stands.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._first_at = 0.0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and time.monotonic() - self._first_at > _SAME_REQUEST_S:
+            raise KeyboardInterrupt
+        if not self.asked:
+            self.asked = True
+            self._first_at = time.monotonic()

@@ -1,0 +1,141 @@
+"""What a batch is trained towards: labels, mixed labels, a teacher's answers, or labels under attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from timm.loss import BinaryCrossEntropy
+from torch import nn
+
+from timm_asap.adversarial import AdversarialState, adversarial_loss
+from timm_asap.data import MixupConfig, build_mixup
+from timm_asap.training.config import TrainConfig
+from timm_asap.training.plan import Plan
+
+
+class BatchLoss(NamedTuple):
+    """What the loss of some images came to."""
+
+    loss: torch.Tensor
+    """To call `backward` on."""
+    scores: torch.Tensor
+    """Of the images that were trained on, for the training accuracy."""
+
+
+class Objective:
+    """The loss of a run.
+
+    Args:
+        plan: What the run is.
+        accelerator: Its device and processes.
+    """
+
+    def __init__(self, plan: Plan, accelerator: Accelerator) -> None:
+        config = plan.config
+        self.attack = config.attack
+        self.adversarial_state = AdversarialState()
+        self.criterion = _criterion(config)
+        self.mix = _mixing(config, plan.dataset.num_classes) if config.mixes else None
+        self.mix_off_epoch = config.mixup_off_epoch
+        self.seed, self.process = config.seed, accelerator.process_index
+        self.teaching = None
+        if plan.teacher is not None:
+            teacher = _Renormalised(plan.teacher, plan.mean, plan.std).to(accelerator.device)
+            self.teaching = _Teaching(teacher, config.teacher_weight, config.teacher_temperature)
+
+    @property
+    def replays(self) -> int:
+        """Optimizer steps on each batch: more than one in adversarial training for free."""
+        return 1 if self.attack is None else self.attack.replays
+
+    def targets(
+        self, images: torch.Tensor, labels: torch.Tensor, epoch: int, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The images of a batch and what they are trained towards, mixed where the run mixes.
+
+        Args:
+            images: (B, C, H, W).
+            labels: (B,), classes.
+            epoch: Counted from 0.
+            batch: Its number in the epoch.
+
+        Returns:
+            Images, and classes (B,) or the share of each class (B, K).
+        """
+        off = self.mix_off_epoch is not None and epoch >= self.mix_off_epoch
+        if self.mix is None or off:
+            return images, labels
+        return self.mix(images, labels, self.seed, epoch, batch, self.process)
+
+    def __call__(self, model: nn.Module, images: torch.Tensor, targets: torch.Tensor) -> BatchLoss:
+        """The mean loss of some images.
+
+        Args:
+            model: The network, as `accelerator.prepare` returned it.
+            images: (B, C, H, W).
+            targets: As `targets` gives them.
+        """
+        if self.attack is not None:
+            found = adversarial_loss(model, self.criterion, images, targets, self.attack, self.adversarial_state)
+            return BatchLoss(found.loss, found.adversarial_logits)
+        scores = model(images)
+        loss = self.criterion(scores, targets)
+        if self.teaching is not None:
+            loss = self.teaching(loss, scores, images)
+        return BatchLoss(loss, scores.detach())
+
+    def after_backward(self) -> None:
+        """To be called between the backward pass and the optimizer's step."""
+        if self.attack is not None:
+            self.adversarial_state.after_backward(self.attack)
+
+
+class _Renormalised(nn.Module):
+    """A network that was trained on pixels of another mean and std."""
+
+    def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.model = model
+        own_mean, own_std = (torch.tensor(model.pretrained_cfg[name]) for name in ("mean", "std"))
+        mean, std = torch.tensor(mean), torch.tensor(std)
+        # (x * std + mean - own_mean) / own_std, where x is normalised by mean and std
+        self.register_buffer("scale", (std / own_std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("shift", ((mean - own_mean) / own_std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images * self.scale + self.shift)
+
+
+class _Teaching:
+    """Mixes the divergence from a teacher's answers into a loss (Hinton, Vinyals & Dean, 2015, section 2)."""
+
+    def __init__(self, teacher: nn.Module, weight: float, temperature: float) -> None:
+        self.teacher = teacher
+        self.weight = weight
+        self.temperature = temperature
+
+    def __call__(self, loss: torch.Tensor, scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            answers = F.log_softmax(self.teacher(images).float() / self.temperature, dim=1)
+        student = F.log_softmax(scores.float() / self.temperature, dim=1)
+        divergence = F.kl_div(student, answers, log_target=True, reduction="batchmean")
+        # the temperature squared keeps the gradient's size whatever the temperature is
+        return (1 - self.weight) * loss + self.weight * self.temperature**2 * divergence
+
+
+def _mixing(config: TrainConfig, num_classes: int) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    mixing = MixupConfig(mixup_alpha=config.mixup, cutmix_alpha=config.cutmix, prob=config.mixup_prob)
+    return build_mixup(mixing, num_classes, config.label_smoothing)
+
+
+def _criterion(config: TrainConfig) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Takes classes and, for mixed images, the share of each; mixing has smoothed those itself."""
+    if config.loss == "bce":
+        return BinaryCrossEntropy(smoothing=config.label_smoothing, target_threshold=config.bce_threshold)
+    hard = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+    soft = nn.CrossEntropyLoss()
+    return lambda scores, targets: (soft if targets.is_floating_point() else hard)(scores, targets)
