@@ -50,7 +50,9 @@ def test_front_matter_parses_back(run):
 def test_numbers_are_those_of_the_records(records):
     record = final(records) | {"test_accuracy": 43.21987, "test_loss": 1.23456, "images_per_s": 7654.3, "seconds": 90.0}
     (records / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-    (records / "result.json").write_text(json.dumps({name: record[name] for name in ("test_accuracy", "test_loss", "test_images")}))
+    (records / "result.json").write_text(
+        json.dumps({name: record[name] for name in ("test_accuracy", "test_loss", "test_images")})
+    )
     text = write_card(records).read_text()
     assert "| idx, test | 20 | 43.22 % | 1.2346 |" in text
     assert "1.5 minutes on" in text
