@@ -19,6 +19,7 @@ __all__ = [
     "asap_pool2d",
     "convert",
     "heal",
+    "load",
     "lowpass2d",
     "reference",
     "reparameterize",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 # What most programs do not need is imported when it is first asked for.
-_LAZY = {"heal": "timm_asap.healing"}
+_LAZY = {"heal": "timm_asap.healing", "load": "timm_asap.hub"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,12 @@ COMMANDS = {
         "show what conversion does to an architecture, or save the result",
     ),
     "heal": ("timm_asap.commands.heal", "swap a trained network's strides, and repair it without labels"),
+    "evaluate": ("timm_asap.commands.evaluate", "measure robustness: clean, corrupted, attacked, shifted, aliased"),
+    "compare": ("timm_asap.commands.compare", "tell models apart by their evaluations, with intervals"),
+    "card": ("timm_asap.commands.card", "write the model card of a run from its records"),
+    "publish": ("timm_asap.commands.publish", "put a run on the Hugging Face Hub, and prove that it came there unharmed"),
+    "export": ("timm_asap.commands.export", "write a network as ONNX, with its preprocessing, checked in onnxruntime"),
+    "demo": ("timm_asap.commands.demo", "show a network and its plain twin in the browser"),
 }
 
 
@@ -50,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(unknown_name("command", words[0], COMMANDS))
         importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
     except UserError as error:
-        print(f"timm-asap: error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # under `accelerate launch`, one process speaks for all
+            print(f"timm-asap: error: {error}", file=sys.stderr)
         return 2
     return 0
 

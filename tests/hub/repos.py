@@ -157,6 +157,27 @@ def list_refs(hub: Hub, request: Request, kind: str, repo: str) -> Response:
     return reply({"branches": branches, "tags": tags, "converts": [], "pullRequests": pull_requests})
 
 
+@route("GET", "/api/{kind}/{repo}/discussions")
+def list_pull_requests(hub: Hub, request: Request, kind: str, repo: str) -> Response:
+    repository = hub.open(request.user, kind, repo)
+    heads = {r.removeprefix("refs/pr/"): commit for r, commit in repository.refs.items() if r.startswith("refs/pr/")}
+    discussions = [
+        {
+            "title": commit.title,
+            "num": int(number),
+            "author": {"name": repository.namespace},
+            "createdAt": commit.date,
+            "status": "closed" if int(number) in repository.closed else "open",
+            "repo": {"name": repo, "type": kind.removesuffix("s")},
+            "isPullRequest": True,
+        }
+        for number, commit in reversed(heads.items())
+    ]
+    wanted = request.option("status", "all")
+    found = [d for d in discussions if wanted in ("all", d["status"])]
+    return reply({"count": len(found), "start": 0, "discussions": found})
+
+
 @route("POST", "/api/{kind}/{repo}/tag/{revision}")
 def create_tag(hub: Hub, request: Request, kind: str, repo: str, revision: str) -> Response:
     repository = hub.open(request.user, kind, repo, write=True)

@@ -108,6 +108,7 @@ class Repository:
         name: "namespace/name".
         private: Others do not see it.
         gated: Others see it, but its files only if `readers` names them.
+        closed: Numbers of the pull requests that are no longer open.
     """
 
     kind: str
@@ -115,6 +116,7 @@ class Repository:
     private: bool = False
     gated: bool = False
     readers: set[str] = field(default_factory=set)
+    closed: set[int] = field(default_factory=set)
     refs: dict[str, Commit] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -3,95 +3,157 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from huggingface_hub import ModelCard
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
 from timm_asap.errors import UserError
+from timm_asap.hub.card_check import check_card
+from timm_asap.hub.cards import accuracy, robustness
+from timm_asap.hub.cards.citations import citations, of_data
+from timm_asap.hub.cards.comparison import COMPARISON, make_comparison
+from timm_asap.hub.cards.kept import MARK, PLACES, is_generated, read_kept, wrap
+from timm_asap.hub.cards.licences import Licence, choose_licence
+from timm_asap.hub.cards.limits import limits
+from timm_asap.hub.cards.making import healing_lines, training_lines
+from timm_asap.hub.cards.metadata import metadata
+from timm_asap.hub.cards.privacy import refuse_token
+from timm_asap.hub.cards.records import RunRecords, read_records
+from timm_asap.hub.names import check_repo
 from timm_asap.training.files import replace_text
-from timm_asap.training.run_folder import RunFolder
+
+__all__ = ["write_card"]
 
 
-def write_card(run_folder: Path, license: str = "mit") -> Path:
-    """Write README.md of a run: what the model is, how it was trained, what it reached, how to use it.
+def write_card(
+    run_folder: Path | str,
+    license: str | None = None,
+    *,
+    against: Path | str | None = None,
+    repo: str | None = None,
+    output: Path | str | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write the card of a run: what the model is, how it was made, what it reached, how to use it.
+
+    What stands between `<!-- keep: NAME -->` and `<!-- /keep -->` in the card so far stays, and so does the licence in
+    its front matter, unless `license` or the weights' origin says otherwise.
 
     Args:
-        run_folder: A folder that `timm_asap.training.train` wrote.
-        license: Licence of the weights, as an identifier of the Hugging Face Hub.
+        run_folder: A folder that `train.py` or `timm-asap heal` wrote.
+        license: Licence of the weights, as an identifier of the Hugging Face Hub. By default that of the weights that
+            the run started from, and mit for weights trained from random ones.
+        against: evaluation.json of a model to compare with, as the plain twin, or the folder that holds it. The
+            comparison stays in the run folder as comparison.json, and in later cards.
+        repo: Repository on the Hub, for the lines that load the model; by default they load the run folder.
+        output: The card; by default README.md in the run folder.
+        overwrite: Replace a card that was written by hand.
 
     Returns:
         The path of the card.
 
     Raises:
-        UserError: If a record of the run is missing.
+        UserError: If a record of the run is missing or holds NaN, the licence is not that of the origin, the card was
+            written by hand or its markers do not match, or a token would reach the card. Nothing is written then.
     """
-    records = _read_records(Path(run_folder))
-    template = _templates().get_template("card.md.jinja")
-    metadata = _metadata(records, license).to_yaml(line_break="\n")
-    text = template.render(metadata=metadata, **records)
-    path = Path(run_folder) / "README.md"
+    folder = Path(run_folder)
+    path = folder / "README.md" if output is None else Path(output)
+    if repo is not None:
+        check_repo(repo)
+    previous = _previous(path, folder, overwrite)
+    records = read_records(folder, with_comparison=against is None)
+    if against is not None:
+        records = _compare(records, Path(against))
+    licence = choose_licence(records.origin, license, _licence_so_far(previous))
+    is_beside_plots = path.resolve().parent == folder.resolve()
+    if not is_beside_plots:
+        records = replace(records, plots=())
+    try:
+        text = _render(records, licence, read_kept(previous), repo)
+    except (KeyError, UndefinedError) as error:
+        raise UserError(f"{folder}: its records lack what the card shows: {error}; make them anew") from error
+    check_card(text)
+    refuse_token(path.name, text)
+    if against is not None:
+        replace_text(folder / COMPARISON, _as_json(records.comparison))
     replace_text(path, text)
     return path
 
 
-def _read_records(path: Path) -> dict[str, Any]:
-    """What the template shows, from config.yaml, config.json, run.json and metrics.jsonl."""
-    folder = RunFolder(path)
-    try:
-        config = yaml.safe_load(folder.config_yaml.read_text(encoding="utf-8"))
-        facts = json.loads(folder.run_json.read_text(encoding="utf-8"))
-        model = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        epochs = folder.metrics()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} holds no finished run: {Path(error.filename).name} is missing") from error
-    if not epochs:
-        raise UserError(f"{path} holds no finished run: metrics.jsonl has no line")
-    return {
-        "name": f"{model['architecture']}.{Path(facts['data']['name']).name}",
-        "config": config,
-        "facts": facts,
-        "model": model,
-        "final": _final(folder, epochs),
-        "minutes": sum(epoch["seconds"] for epoch in epochs) / 60,
-        "is_twin": model["architecture"].endswith("_asap"),
-        "pixels": model["pretrained_cfg"],
-        "load_line": RunFolder(Path(path.name) if path.is_absolute() else path).load_line,
-    }
+def _previous(path: Path, folder: Path, overwrite: bool) -> str:
+    """The generated card whose hand-written parts stay: the one to replace, or else that of the run."""
+    if path.is_dir():
+        raise UserError(f"--output {path} is a folder: expected a file, such as card.md")
+    for card in (path, folder / "README.md"):
+        if not card.is_file():
+            continue
+        text = card.read_text(encoding="utf-8", errors="replace")
+        if is_generated(text):
+            return text
+        if card == path and not overwrite:
+            raise UserError(
+                f"{path} was written by hand: --overwrite replaces it, --output FILE writes the card elsewhere"
+            )
+    return ""
 
 
-def _final(folder: RunFolder, epochs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The last epoch's record, with what the exported weights reached on the test split."""
-    try:
-        return {**epochs[-1], **folder.result()}
-    except FileNotFoundError as error:
-        raise UserError(f"{folder.path} holds no finished run: result.json is missing") from error
+def _licence_so_far(previous: str) -> str | None:
+    return ModelCard(previous, ignore_metadata_errors=True).data.license if previous else None
 
 
-def _metadata(records: dict[str, Any], license: str) -> ModelCardData:
-    """The typed front matter that the Hub reads."""
-    data = records["facts"]["data"]
-    result = EvalResult(
-        task_type="image-classification",
-        dataset_type=data["hub_id"] or data["name"],
-        dataset_name=data["name"],
-        dataset_split=data["test_name"],
-        metric_type="accuracy",
-        metric_name="accuracy (percent)",
-        metric_value=round(records["final"]["test_accuracy"], 2),
-    )
-    tags = ["timm", "image-classification"]
-    return ModelCardData(
-        library_name="timm",
-        pipeline_tag="image-classification",
-        tags=[*tags, "timm_asap", "anti-aliasing"] if records["is_twin"] else tags,
-        license=license,
-        datasets=[data["hub_id"]] if data["hub_id"] else None,
-        metrics=["accuracy"],
-        model_name=records["name"],
-        eval_results=[result],
+def _compare(records: RunRecords, against: Path) -> RunRecords:
+    if records.evaluation is None:
+        raise UserError(
+            f"{records.folder} has no evaluation of its weights to compare: `timm-asap evaluate {records.folder} "
+            "--dataset ...` first"
+        )
+    return replace(records, comparison=make_comparison(against, records.evaluation))
+
+
+def _as_json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _render(records: RunRecords, licence: Licence, kept: Mapping[str, str], repo: str | None) -> str:
+    run = records.shown_folder
+    return (
+        _templates()
+        .get_template("card.md.jinja")
+        .render(
+            metadata=metadata(records, licence).to_yaml(line_break="\n"),
+            mark=MARK,
+            run=records,
+            model=records.model,
+            licence=licence,
+            limits=limits(records),
+            training=training_lines(records),
+            healing=healing_lines(records),
+            citations=citations(records),
+            cites_data=of_data(records) is not None,
+            found={
+                measure: accuracy.of_measure(records, measure)
+                for measure in ("corruption", "attack", "shift", "aliasing")
+            },
+            tables={
+                "clean": accuracy.clean_table,
+                "corruption": accuracy.corruption_table,
+                "attack": robustness.attack_table,
+                "shift": robustness.shift_table,
+                "aliasing": robustness.aliasing_table,
+                "comparison": robustness.comparison_table,
+            },
+            corruption_means=accuracy.corruption_means,
+            source=f"hf-hub:{repo}" if repo else f"local-dir:{run}",
+            place=repo or run,
+            export_name=f"hf-hub:{repo}" if repo else run,
+            repo=repo,
+            places={name: wrap(name, kept.get(name)) for name in PLACES},
+            others=[wrap(name, text) for name, text in kept.items() if name not in PLACES],
+        )
     )
 
 

@@ -18,7 +18,7 @@ _FILES = (
     *("run.json", "metrics.jsonl", "result.json", "model.safetensors", "config.json", "README.md"),
     *("evaluation.json", "evaluation.safetensors", "heal.json"),
 )
-_FOLDERS = ("checkpoints", "plots", "tracker")
+_FOLDERS = ("checkpoints", "plots", "publish", "tracker")
 
 
 class RunFolder:

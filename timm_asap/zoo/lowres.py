@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, ClassifierHead, create_conv2d
+from timm.layers import BatchNormAct2d, ClassifierHead, create_conv2d, register_notrace_function
 from timm.models import build_model_with_cfg, checkpoint_seq, register_model
 from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs
@@ -139,7 +139,7 @@ class LowResNet(nn.Module):
             raise ValueError(f"output_fmt: expected 'NCHW', got {output_fmt!r}")
         take_indices, max_index = feature_take_indices(len(self.stage_names) + 1, indices)
         intermediates = []
-        x = self.norm1(self.conv1(x))
+        x = self.norm1(self.conv1(as_grey(x, self.in_chans)))
         if 0 in take_indices:
             intermediates.append(x)
         stages = self.stage_names[:max_index] if stop_early else self.stage_names
@@ -170,8 +170,8 @@ class LowResNet(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W) to the last stage's features."""
-        x = self.norm1(self.conv1(x))
+        """Images (B, C, H, W) to the last stage's features; a network for grey images takes RGB too."""
+        x = self.norm1(self.conv1(as_grey(x, self.in_chans)))
         for name in self.stage_names:
             x = self._run_stage(name, x)
         return self.norm(x)
@@ -183,6 +183,18 @@ class LowResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, C, H, W) to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+@register_notrace_function  # whose name must not begin with an underscore, or fx would trace it
+def as_grey(x: torch.Tensor, in_chans: int) -> torch.Tensor:
+    """RGB as a network for grey images takes it: transformers' pipeline makes every image RGB.
+
+    The weights are those of ITU-R BT.601, as in Pillow's grey; they sum to 1, so normalisation by one mean and one std
+    commutes with them.
+    """
+    if in_chans != 1 or x.shape[1] != 3:
+        return x
+    return 0.299 * x[:, 0:1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:3]
 
 
 def _postact_stages(

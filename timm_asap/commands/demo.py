@@ -1,0 +1,104 @@
+"""`timm-asap demo MODEL`: a page that shows a network and its twin side by side, served here or written as a Space."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import tyro
+
+import timm_asap  # noqa: F401  registers the twins
+from timm_asap.command_line import parse
+from timm_asap.demo.answers import CLEAN, corruption_names
+from timm_asap.demo.examples import write_examples
+from timm_asap.demo.models import DemoPair, open_pair
+from timm_asap.errors import UserError, unknown_name
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Show a network and its twin side by side: a picture and a corruption in, answers and spectra out."""
+
+    model: tyro.conf.Positional[str]
+    """A run folder, a pretrained model such as resnet50_asap.a1_in1k, or hf-hub:NAME."""
+    plain: str | None = None
+    """Trained network to show as the plain one; by default the same weights, their strides unswapped."""
+    corruption: str = CLEAN
+    """Corruption that is chosen when the page opens."""
+    severity: int = 3
+    """Its severity, 1 to 5."""
+    examples: str | None = None
+    """Folder of example pictures; by default digits for small networks, photographs for others."""
+    port: int | None = None
+    """Port on 127.0.0.1; by default the first free one from 7860 on."""
+    share: bool = False
+    """Also open a public address, through Gradio's servers."""
+    space: str | None = None
+    """Serve nothing: write the folder of a Space for the Hugging Face Hub."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.severity <= 5:
+            raise UserError(f"--severity: expected 1 to 5, got {self.severity}")
+        if self.port is not None and not 1 <= self.port <= 65535:
+            raise UserError(f"--port: expected 1 to 65535, got {self.port}")
+        if self.space is not None and (self.share or self.port is not None):
+            raise UserError("--space serves nothing: leave out --share and --port")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Serve the page until Ctrl-C, or write the folder."""
+    options = parse(DemoOptions, argv, prog="timm-asap demo")
+    if find_spec("gradio") is None:
+        raise UserError("timm-asap demo needs gradio: pip install 'timm_asap[demo]'")
+    if options.space is not None:
+        from timm_asap.demo.space import check_folder
+
+        check_folder(Path(options.space))
+    pair = open_pair(options.model, options.plain)
+    if options.corruption not in corruption_names(pair):
+        raise UserError(unknown_name("corruption", options.corruption, corruption_names(pair)))
+    if options.space is not None:
+        _write(options, pair)
+    else:
+        _serve(options, pair)
+
+
+def _write(options: DemoOptions, pair: DemoPair) -> None:
+    from timm_asap.demo.space import write_space
+
+    folder = write_space(
+        options.space,
+        pair,
+        options.model,
+        options.plain,
+        examples=options.examples,
+        corruption=options.corruption,
+        severity=options.severity,
+    )
+    print(f"wrote {folder}; try it with: python {folder / 'app.py'}")
+    print(f"push it with: hf upload USER/NAME {folder} --repo-type space")
+
+
+def _serve(options: DemoOptions, pair: DemoPair) -> None:
+    # Gradio takes two seconds to import: whoever mistyped a name need not wait for it
+    from timm_asap.demo.app import build_app, launch
+
+    with tempfile.TemporaryDirectory(prefix="timm_asap_demo_") as folder:
+        examples, credits = write_examples(pair, Path(folder), options.examples)
+        app = build_app(pair, examples, credits, options.corruption, options.severity)
+        try:
+            launch(
+                app,
+                server_name="127.0.0.1",
+                server_port=options.port,
+                share=options.share,
+                allowed_paths=[folder],
+                prevent_thread_lock=True,
+            )
+        except OSError as error:
+            raise UserError(f"the page cannot be served: {' '.join(str(error).split())}") from error
+        print(f"{pair.twin.title} beside {pair.plain.title}: {app.share_url or app.local_url} (Ctrl-C ends it)")
+        app.block_thread()

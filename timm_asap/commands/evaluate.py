@@ -1,0 +1,38 @@
+"""`timm-asap evaluate MODEL ...`: how robust models are, as records, tables and plots."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from timm_asap.command_line import parse
+from timm_asap.evaluation.config import EvaluateConfig
+from timm_asap.evaluation.finish import launcher
+from timm_asap.evaluation.processes import Processes
+from timm_asap.evaluation.run import evaluate
+from timm_asap.evaluation.table import print_records, wide_console
+
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C ended: 128 and the signal's number."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measure, write and print.
+
+    Raises:
+        SystemExit: With code 130 where Ctrl-C ended it.
+    """
+    config = parse(EvaluateConfig, argv, prog="timm-asap evaluate")
+    processes = Processes(config.device)
+    try:
+        records = evaluate(config)
+    except KeyboardInterrupt:
+        if processes.is_main:
+            again = shlex.join([*launcher(processes), "evaluate", *config.flags(resume=True, overwrite=False)])
+            print(f"interrupted; what was measured is kept. To go on:\n{again}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    if records:
+        print_records(records, wide_console())
+        for record in records:
+            print(f"wrote {record.path}")

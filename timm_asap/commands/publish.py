@@ -1,0 +1,65 @@
+"""`timm-asap publish RUN --repo NAME`: puts a run on the Hugging Face Hub, and sees that it came there unharmed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
+
+import timm_asap  # noqa: F401  registers the twins
+from timm_asap.command_line import parse
+from timm_asap.hub.publishing import Published, publish
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """Publish a run as a model of timm: one commit with weights, configuration, card, plots, evaluation and recipe.
+
+    Afterwards everything is downloaded afresh and compared with what was sent. Running again changes nothing.
+    """
+
+    run: tyro.conf.Positional[str]
+    """A run folder that was evaluated."""
+    repo: str
+    """Repository on the Hub: USER/NAME, or NAME in your own namespace; made if need be."""
+    public: bool = False
+    """Let everybody see a repository that is made here; by default only its owners do."""
+    revision: str | None = None
+    """Branch to commit to, made from main if need be; by default main."""
+    create_pr: bool = False
+    """Propose the commit as a pull request."""
+    dry_run: bool = False
+    """Send nothing: write what would be sent to RUN/publish, and print what it would change on the Hub."""
+    message: str | None = None
+    """Title of the commit."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Publish, and say what changed."""
+    options = parse(PublishOptions, argv, prog="timm-asap publish")
+    done = publish(
+        options.run,
+        options.repo,
+        private=not options.public,
+        revision=options.revision,
+        create_pr=options.create_pr,
+        dry_run=options.dry_run,
+        message=options.message,
+    )
+    print(done.difference)
+    if options.dry_run:
+        print(f"nothing was sent; {done.folder} holds what would go to {done.url}")
+        return
+    _tell(done, public_wanted=options.public)
+
+
+def _tell(done: Published, public_wanted: bool) -> None:
+    sent, there = len(done.difference.to_send), len(done.difference.unchanged)
+    what = f"{sent} files sent, {there} were there" if sent else f"nothing to send, all {there} files were there"
+    print(f"{what}; downloaded again, every sha256 and the model's scores are those of the run")
+    seen_by = "private" if done.private else "public"
+    print(f"published ({seen_by}): {done.url}")
+    if done.private == public_wanted:
+        print(f"the repository was {seen_by} before and stays so: its settings on the Hub change that")
+    print(done.load_line)

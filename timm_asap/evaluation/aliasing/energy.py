@@ -1,0 +1,131 @@
+"""The spectrum of a map that a stride samples: what lies above the new Nyquist frequency, and what of it folds back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["MapAliasing", "map_aliasing"]
+
+Pair = tuple[int, int]
+
+# Values whose spectrum is held at a time: 64 MB in complex128.
+_CHUNK = 2**22
+# Bins of the spectrum up to the new Nyquist frequency, at most.
+_MAX_BINS = 16
+
+
+@dataclass(frozen=True)
+class MapAliasing:
+    """What a stride does to the energy of each image's maps, all in float64.
+
+    Attributes:
+        above_nyquist: (B,) share of the energy above the new Nyquist frequency.
+        folded: (B,) share of the sampled maps' energy that comes from those frequencies.
+        constant: (B,) share of the energy that is the maps' means.
+        frequency: (K,) middle of each bin of the spectrum, in new Nyquist frequencies.
+        power: (B, K) mean power of a frequency in each bin, over that of all frequencies: white noise has 1 throughout.
+    """
+
+    above_nyquist: torch.Tensor
+    folded: torch.Tensor
+    constant: torch.Tensor
+    frequency: torch.Tensor
+    power: torch.Tensor
+
+
+def map_aliasing(x: torch.Tensor, stride: Pair) -> MapAliasing:
+    """Split the energy of maps at the highest frequency that a stride's grid can carry.
+
+    On an axis of n samples and stride s a frequency k of the DFT (folded, `|k| <= n / 2`) is above the new Nyquist
+    frequency where `|k| > n / (2 s)`; one exactly there can still be carried, and counts as below. A frequency of the
+    map is above where it is on either axis. Means count as energy: the shares are of all that is there, and a map that
+    is constant but for rounding reads 0 as it should.
+
+    The part above and the part below are sampled one by one, at every s-th sample from the first: `folded` is the
+    energy of the first over the sum of both. White noise reads the same in both measures, the share of the frequencies
+    that lie above: just under 3/4 at stride 2, where those on the cut count as below.
+
+    Args:
+        x: (B, C, H, W) maps as they are before every s-th sample is taken; periodic, as a DFT has it.
+        stride: Of the height and of the width.
+
+    Returns:
+        Shares per image, summed over channels first; 0 where an image has no energy at all.
+    """
+    x = x.detach()
+    x = x.cpu() if x.device.type == "mps" else x  # which has no float64
+    images = max(1, _CHUNK // max(1, x[0].numel()))
+    parts = [_split(part.to(torch.float64), stride) for part in x.split(images)]
+    frequency = parts[0].frequency
+    columns = ("above_nyquist", "folded", "constant", "power")
+    return MapAliasing(frequency=frequency, **{c: torch.cat([getattr(p, c) for p in parts]) for c in columns})
+
+
+def _split(x: torch.Tensor, stride: Pair) -> MapAliasing:
+    size = (x.shape[-2], x.shape[-1])
+    rows, columns, twice = _frequencies(size, x.device)
+    above = _is_above(rows, size[0], stride[0])[:, None] | _is_above(columns, size[1], stride[1])[None, :]
+
+    x_freq = torch.fft.rfft2(x)
+    energy = (x_freq.real.square() + x_freq.imag.square()).sum(dim=1) * twice
+    total = energy.sum(dim=(-2, -1))
+
+    step = (..., slice(None, None, stride[0]), slice(None, None, stride[1]))
+    high = torch.fft.irfft2(x_freq * above, s=size)[step]
+    low = x[step] - high
+    high_energy, low_energy = (part.square().sum(dim=(1, 2, 3)) for part in (high, low))
+
+    frequency, members = _bins(rows, columns, twice, size, stride)
+    density = energy.flatten(1) @ members / members.mul(twice.expand(size[0], -1).reshape(-1, 1)).sum(dim=0)
+    return MapAliasing(
+        above_nyquist=_share((energy * above).sum(dim=(-2, -1)), total),
+        folded=_share(high_energy, high_energy + low_energy),
+        constant=_share(energy[:, 0, 0], total),
+        frequency=frequency,
+        power=_share(density, total[:, None] / (size[0] * size[1])),
+    )
+
+
+def _frequencies(size: Pair, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Folded frequencies |k| of the rows and columns of `rfft2`, and how often each column is in the full DFT."""
+    height, width = size
+    rows = torch.arange(height, device=device)
+    rows = torch.minimum(rows, height - rows)
+    columns = torch.arange(width // 2 + 1, device=device)
+    twice = torch.where((columns == 0) | (2 * columns == width), 1.0, 2.0).to(torch.float64)
+    return rows, columns, twice
+
+
+def _is_above(k: torch.Tensor, n: int, stride: int) -> torch.Tensor:
+    """Where |k| > n / (2 s), in whole numbers."""
+    return 2 * stride * k > n if stride > 1 else torch.zeros_like(k, dtype=torch.bool)
+
+
+def _bins(
+    rows: torch.Tensor, columns: torch.Tensor, twice: torch.Tensor, size: Pair, stride: Pair
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bins of the distance from frequency 0 in new Nyquist frequencies, measured along the larger axis.
+
+    An edge lies on the new Nyquist frequency itself, so that bins are either below it or above. The mean is in none.
+
+    Returns:
+        Middle of each bin (K,), and which of the (H, W // 2 + 1) frequencies are in it, flattened: (., K).
+    """
+    strided = [(n, s) for n, s in zip(size, stride, strict=True) if s > 1]
+    per_unit = min(_MAX_BINS, max([1, *(n // (2 * s) for n, s in strided)]))
+
+    def bin_of(k: torch.Tensor, n: int, s: int) -> torch.Tensor:
+        # the ceiling of (2 s k / n) per_unit
+        return -(-(2 * s * k * per_unit) // n) if s > 1 else torch.zeros_like(k)
+
+    index = torch.maximum(bin_of(rows, size[0], stride[0])[:, None], bin_of(columns, size[1], stride[1])[None, :])
+    wanted = torch.arange(1, max(stride) * per_unit + 1, device=index.device)
+    members = index.reshape(-1, 1) == wanted
+    filled = members.any(dim=0)
+    return (wanted[filled] - 0.5) / per_unit, members[:, filled].to(torch.float64)
+
+
+def _share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)

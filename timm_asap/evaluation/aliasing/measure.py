@@ -1,0 +1,173 @@
+"""How much each downsampling site of a network aliases, over images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from timm_asap.errors import UserError
+from timm_asap.evaluation.aliasing.energy import MapAliasing, map_aliasing
+from timm_asap.evaluation.aliasing.sites import SamplingSite, sampling_sites, watch_samples
+
+__all__ = ["SiteAliasing", "measure_aliasing", "measure_batch", "merge_aliasing"]
+
+
+@dataclass(frozen=True)
+class SiteAliasing:
+    """What one downsampling site samples, a mean over images.
+
+    Attributes:
+        site: Name in `model.named_modules()`.
+        layer: Class, kernel and stride.
+        status: `"converted"`, `"plain"` (conversion would reach it) or `"left"` (conversion leaves it).
+        reason: Why it is left; empty elsewhere.
+        stride: Of the height and of the width.
+        map_size: (channels, height, width) of what is sampled.
+        images: How many images were measured.
+        above_nyquist: Share of the energy above the new Nyquist frequency, 0 to 1.
+        folded: Share of the sampled energy that comes from those frequencies, 0 to 1.
+        constant: Share of the energy that is the maps' means, 0 to 1.
+        frequency: Bins of the spectrum, in new Nyquist frequencies.
+        power: Mean power of a frequency in each bin; white noise has 1 throughout.
+    """
+
+    site: str
+    layer: str
+    status: str
+    reason: str
+    stride: tuple[int, int]
+    map_size: tuple[int, int, int]
+    images: int
+    above_nyquist: float
+    folded: float
+    constant: float
+    frequency: tuple[float, ...]
+    power: tuple[float, ...]
+
+    def record(self) -> dict[str, Any]:
+        """The result that evaluation.json holds."""
+        return {
+            "measure": "aliasing",
+            "id": f"aliasing/{self.site}",
+            "site": self.site,
+            "layer": self.layer,
+            "status": self.status,
+            "reason": self.reason,
+            "stride": list(self.stride),
+            "map_size": list(self.map_size),
+            "images": self.images,
+            "above_nyquist": self.above_nyquist,
+            "folded": self.folded,
+            "constant": self.constant,
+            "spectrum": {"frequency": list(self.frequency), "power": list(self.power)},
+        }
+
+
+def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[SiteAliasing]:
+    """Measure every downsampling site of a network, plain or converted.
+
+    A plain network is heard where conversion would put the low-pass, a twin after its low-pass: the two lists compare
+    site by site. With the circular boundary a twin reads rounding errors at its converted sites, 1e-13 in float32. The
+    other boundaries continue the map beyond its edges in their own way, of which the periodic spectrum that is
+    measured here sees the seam.
+
+    Args:
+        model: A network as timm builds it, in eval mode; float32 at least, since half precision rounds by itself.
+        batches: Batches (B, C, H, W) as the network takes them, normalised and on its device; or (images, labels).
+
+    Returns:
+        The sites that the images reach, in the order of the model's modules; layers that run twice, at their first run.
+
+    Raises:
+        UserError: No images, or images of several sizes.
+        ValueError: The model is in training mode.
+
+    Example:
+        >>> import timm, timm_asap
+        >>> model = timm.create_model("resnet20_lowres_asap").eval()
+        >>> sites = measure_aliasing(model, [torch.randn(4, 3, 32, 32)])
+        >>> max(site.above_nyquist for site in sites) < 1e-6
+        True
+    """
+    parts = []
+    for batch in batches:
+        images = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if len(images):
+            parts.append(measure_batch(model, images))
+    if not parts:
+        raise UserError("aliasing: expected at least one image, got none")
+    return merge_aliasing(parts)
+
+
+@torch.no_grad()
+def measure_batch(model: nn.Module, images: torch.Tensor) -> list[SiteAliasing]:
+    """:func:`measure_aliasing` for one batch, for whoever spreads batches over processes and merges them."""
+    if model.training:
+        raise ValueError("model: expected eval mode, got training mode: call model.eval() first")
+    sites = sampling_sites(model)
+    heard: dict[str, tuple[MapAliasing, tuple[int, int, int]]] = {}
+
+    def listen(site: SamplingSite, x: torch.Tensor) -> None:
+        if site.name not in heard:
+            heard[site.name] = map_aliasing(x, site.stride), tuple(x.shape[1:])
+
+    with watch_samples(sites, listen):
+        model(images)
+    return [_mean(site, *heard[site.name]) for site in sites if site.name in heard]
+
+
+def _mean(site: SamplingSite, aliasing: MapAliasing, map_size: tuple[int, int, int]) -> SiteAliasing:
+    return SiteAliasing(
+        site=site.name,
+        layer=site.description,
+        status=site.status.value,
+        reason=site.reason,
+        stride=site.stride,
+        map_size=map_size,
+        images=len(aliasing.folded),
+        above_nyquist=aliasing.above_nyquist.mean().item(),
+        folded=aliasing.folded.mean().item(),
+        constant=aliasing.constant.mean().item(),
+        frequency=tuple(aliasing.frequency.tolist()),
+        power=tuple(aliasing.power.mean(dim=0).tolist()),
+    )
+
+
+def merge_aliasing(parts: list[list[SiteAliasing]]) -> list[SiteAliasing]:
+    """The mean over all images of several batches, each weighted by its images.
+
+    Args:
+        parts: Results of :func:`measure_batch` for the same model; their order decides the last bit.
+
+    Raises:
+        UserError: The batches' images differ in size.
+    """
+    merged = []
+    for same in zip(*parts, strict=True):
+        sizes = {(part.site, part.map_size) for part in same}
+        if len(sizes) > 1:
+            raise UserError(
+                f"aliasing: expected images of one size, got maps {sorted(size for _, size in sizes)} at {same[0].site}"
+            )
+        weights = [part.images / sum(part.images for part in same) for part in same]
+
+        def mean(values: Iterable[float], weights: list[float] = weights) -> float:
+            return sum(value * weight for value, weight in zip(values, weights, strict=True))
+
+        merged.append(
+            SiteAliasing(
+                **{
+                    **vars(same[0]),
+                    "images": sum(part.images for part in same),
+                    "above_nyquist": mean(part.above_nyquist for part in same),
+                    "folded": mean(part.folded for part in same),
+                    "constant": mean(part.constant for part in same),
+                    "power": tuple(mean(powers) for powers in zip(*(part.power for part in same), strict=True)),
+                }
+            )
+        )
+    return merged

@@ -1,0 +1,68 @@
+"""How far a measured share, or a difference of two, may be from what more images would show."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+__all__ = ["RESAMPLES", "WILSON", "bootstrap_means", "percentile_interval", "wilson_interval"]
+
+WILSON = "95 % Wilson score interval (Wilson, 1927), the images taken as independent draws"
+"""What `wilson_interval` computes, in the words of a record."""
+
+RESAMPLES = 10_000
+"""Bootstrap resamples; Efron and Tibshirani (1993) take 1,000 or more for percentile intervals."""
+
+_Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share of which `right` of `total` were seen.
+
+    Args:
+        right: Images that were right.
+        total: Images that were looked at, 1 or more.
+
+    Returns:
+        Low and high end in percent, within 0 to 100.
+
+    Reference:
+        E. B. Wilson, "Probable inference, the law of succession, and statistical inference", Journal of the American
+        Statistical Association 22, 1927, 209-212.
+    """
+    share, z2 = right / total, _Z * _Z
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
+    # at 0 and 1 the formula gives these ends exactly, and rounding takes them off by the last digit
+    low = 0.0 if right == 0 else 100 * (centre - half)
+    high = 100.0 if right == total else 100 * (centre + half)
+    return low, high
+
+
+def bootstrap_means(values: np.ndarray, seed: int | np.random.SeedSequence, resamples: int = RESAMPLES) -> np.ndarray:
+    """The means of bootstrap resamples of some numbers.
+
+    A resample is told by how often it holds each distinct value, and those counts follow a multinomial distribution.
+    They are drawn directly: the same distribution as drawing images, without resamples x images draws.
+
+    Args:
+        values: One number per image, (N,); fastest where few are distinct, as with 0 and 1.
+        seed: Of the draws: a number, or a seed sequence of NumPy.
+        resamples: How many.
+
+    Returns:
+        float64, (resamples,).
+
+    Reference:
+        B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 6.
+    """
+    distinct, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
+    return drawn @ distinct / len(values)
+
+
+def percentile_interval(means: np.ndarray) -> tuple[float, float]:
+    """The 95 % percentile interval of bootstrap means (Efron and Tibshirani, 1993, chapter 13)."""
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,153 @@
+"""The model to measure, by name: the network, how its pixels are prepared, and what it calls its classes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import get_arch_pretrained_cfgs, is_model, split_model_name_tag
+from torch import nn
+
+import timm_asap  # noqa: F401  registers the twins
+from timm_asap.errors import UserError, unknown_name
+from timm_asap.zoo import AsapOptions, is_twin
+
+__all__ = ["OpenedModel", "open_model", "short_name", "weights_sha256"]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedModel:
+    """A trained network and what its configuration says of it.
+
+    Args:
+        name: As it was asked for.
+        network: In eval mode, on the CPU; takes normalised pixels.
+        architecture: timm's name of the architecture.
+        asap: The resolved window, boundary, layout and stem of a twin; None for a plain network.
+        input_size: (C, H, W) of an image.
+        mean: Per channel, on the [0, 1] scale.
+        std: Likewise.
+        interpolation: How large images are resized.
+        crop_pct: Share of the side of a large image that the centre crop keeps.
+        label_names: Names of the classes; None where its configuration holds none.
+        weights_sha256: Of its state dict.
+        folder: The run folder that it came from; None for any other source.
+    """
+
+    name: str
+    network: nn.Module
+    architecture: str
+    asap: dict[str, str | bool] | None
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop_pct: float
+    label_names: tuple[str, ...] | None
+    weights_sha256: str
+    folder: Path | None
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it tells apart."""
+        return self.network.num_classes
+
+
+def open_model(name: str) -> OpenedModel:
+    """The trained model of that name.
+
+    Args:
+        name: A run folder, a pretrained model of timm or its twin (resnet50.a1_in1k), `local-dir:FOLDER` or
+            `hf-hub:NAME`.
+
+    Raises:
+        UserError: If there is no such model, or it has no weights.
+    """
+    folder = _folder(name)
+    if folder is not None:
+        if not (folder / "model.safetensors").is_file():
+            raise UserError(f"{folder} holds no trained model: expected a run folder, with model.safetensors")
+        network = _create(f"local-dir:{folder}", name)
+    else:
+        if ":" not in name:
+            _check_name(name)
+        network = _create(name, name)
+    own = network.pretrained_cfg
+    architecture = own["architecture"]
+    names = own.get("label_names")
+    asap = None
+    if is_twin(architecture):
+        keys = AsapOptions.__dataclass_fields__
+        asap = {key.removeprefix("asap_"): network._model_args[key] for key in keys}
+    return OpenedModel(
+        name=name,
+        network=network,
+        architecture=architecture,
+        asap=asap,
+        input_size=tuple(own["input_size"]),
+        mean=tuple(own["mean"]),
+        std=tuple(own["std"]),
+        interpolation=own["interpolation"],
+        crop_pct=own["crop_pct"],
+        label_names=tuple(names) if names and len(names) == network.num_classes else None,
+        weights_sha256=weights_sha256(network),
+        folder=folder,
+    )
+
+
+def short_name(name: str) -> str:
+    """The last part of a model's name, for headings."""
+    return Path(name.rpartition(":")[2]).name
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """SHA-256 over the state dict: of each entry in alphabetical order its name, dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _folder(name: str) -> Path | None:
+    path = name.removeprefix("local-dir:")
+    if path == name and (":" in name or not ("/" in name or "\\" in name or Path(name).is_dir())):
+        return None
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no folder {path}: expected a run folder, a pretrained model of timm such as resnet50.a1_in1k, "
+            "or hf-hub:NAME"
+        )
+    return folder
+
+
+def _check_name(name: str) -> None:
+    architecture, tag = split_model_name_tag(name)
+    if not is_model(architecture):
+        raise UserError(unknown_name("model", name, timm.list_models()))
+    tagged = get_arch_pretrained_cfgs(architecture)
+    if tag and name not in tagged:
+        raise UserError(unknown_name(f"tag of {architecture}", tag, [split_model_name_tag(t)[1] for t in tagged]))
+    if not any(cfg.has_weights for cfg in tagged.values()):
+        raise UserError(f"{architecture} has no pretrained weights: train it first, and give the run folder")
+
+
+def _create(source: str, name: str) -> nn.Module:
+    try:
+        return timm.create_model(source, pretrained=True).eval()
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OSError, AssertionError, KeyError) as error:
+        # what timm and the Hub raise for weights that cannot be had, and for files that are no model
+        first_line = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(f"model {name} cannot be loaded: {first_line}") from error

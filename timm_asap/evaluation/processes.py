@@ -1,0 +1,69 @@
+"""One process or several: who measures which batch, and how all come to know the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object, reduce
+
+from timm_asap.errors import UserError
+
+__all__ = ["Processes"]
+
+
+class Processes:
+    """The processes that `accelerate launch` or `torchrun` started; one without them.
+
+    Args:
+        device: Where to compute; by default the process's own GPU, or the CPU where there is none.
+
+    Raises:
+        UserError: If there is no such device, or if it cannot be shared by the processes.
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        # several processes without a GPU must be told so: accelerate 1.15 would run each as if it were alone
+        self._state = PartialState(cpu=not torch.accelerator.is_available())
+        self.device = self._state.device if device is None else _device(device)
+        if self.count > 1 and self.device.type != "cpu" and self.device.index is not None and device is not None:
+            raise UserError(f"--device {device}: {self.count} processes each take their own; leave the flag out")
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._state.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self._state.is_main_process
+
+    def share(self, batches: list[int]) -> list[int]:
+        """The batches, of those that are left, which this process measures: whole ones, in turn."""
+        return batches[self._state.process_index :: self.count]
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum over the processes of a CPU tensor in which each filled in its own part, and zeros elsewhere.
+
+        Adding zeros changes no bit, so the result does not depend on the number of processes.
+        """
+        if self.count == 1:
+            return values
+        return reduce(values.to(self._state.device), "sum").cpu()
+
+    def gather(self, own: list[Any]) -> list[Any]:
+        """The items of all processes, in the order of the processes."""
+        return own if self.count == 1 else gather_object(own)
+
+    def wait(self) -> None:
+        """Go on when all have come here."""
+        self._state.wait_for_everyone()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used: {str(error).strip().splitlines()[0]}") from error

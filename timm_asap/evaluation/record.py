@@ -1,0 +1,222 @@
+"""evaluation.json: what was measured, of what, on what, and with what."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from timm_asap.errors import UserError
+from timm_asap.evaluation.intervals import WILSON
+from timm_asap.evaluation.mce import (
+    corruption_accuracy,
+    corruption_cells,
+    corruption_errors,
+    mean_corruption_error,
+)
+from timm_asap.evaluation.models import OpenedModel, short_name
+from timm_asap.evaluation.per_image import read_per_image
+from timm_asap.evaluation.sources import MeasuredData
+from timm_asap.training.command_line import cut_path
+
+__all__ = ["PER_IMAGE", "RECORD", "Record", "describe_data", "describe_model", "read_record", "summarize"]
+
+RECORD = "evaluation.json"
+PER_IMAGE = "evaluation.safetensors"
+
+VERSION = 1
+"""Of the layout of the record."""
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """An evaluation as it lies on the disk.
+
+    Args:
+        path: Its evaluation.json.
+        content: That file.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The model's name, short enough for a heading."""
+        return short_name(self.content["model"]["name"])
+
+    def per_image(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
+        """What each image did, and which images; None where the file is missing."""
+        path = self.path.with_name(PER_IMAGE)
+        return read_per_image(path, self.content["model"]["weights_sha256"]) if path.is_file() else None
+
+
+def read_record(path: Path | str) -> Record:
+    """Read an evaluation.
+
+    Args:
+        path: An evaluation.json, or the folder that holds one.
+
+    Raises:
+        UserError: If there is none, or it is no evaluation.
+    """
+    path = Path(path).expanduser()
+    path = path / RECORD if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no {path}: expected what timm-asap evaluate wrote") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): expected what timm-asap evaluate wrote") from error
+    parts = ("version", "model", "data", "results", "summary")
+    if not isinstance(content, dict) or any(part not in content for part in parts):
+        raise UserError(f"{path} is no record of an evaluation: expected {', '.join(parts)} in it")
+    if content["version"] != VERSION:
+        raise UserError(f"{path} has version {content['version']}: this timm_asap reads version {VERSION}")
+    return Record(path, content)
+
+
+def describe_model(opened: OpenedModel, input_size: tuple[int, ...]) -> dict[str, Any]:
+    """The record's `model`."""
+    return {
+        "name": _shown_name(opened),
+        "architecture": opened.architecture,
+        "asap": opened.asap,
+        "parameters": opened.parameters,
+        "weights_sha256": opened.weights_sha256,
+        "input_size": list(input_size),
+        "mean": list(opened.mean),
+        "std": list(opened.std),
+    }
+
+
+def describe_data(data: MeasuredData, hub_id: str | None) -> dict[str, Any]:
+    """The record's `data`."""
+    name = data.dataset.name
+    return {
+        "name": name if hub_id is not None else Path(name).name,
+        "hub_id": hub_id,
+        "source": data.dataset.source,
+        "split": data.split_name,
+        "images": len(data.split),
+        "labels_sha256": data.labels_sha256,
+        "classes": data.dataset.num_classes,
+        "label_names": list(data.dataset.label_names),
+    }
+
+
+def summarize(results: list[Mapping[str, Any]], warnings: list[str], reference: Record | None) -> dict[str, Any]:
+    """The record's `summary`.
+
+    Args:
+        results: All entries.
+        warnings: Of gradient masking.
+        reference: Record of the model to give mCE against; one that `check_reference` has seen.
+    """
+    clean = next((r["accuracy"] for r in results if r["measure"] == "clean"), None)
+    cells = corruption_cells(results)
+    summary: dict[str, Any] = {
+        "clean_accuracy": clean,
+        "corruption_accuracy": None if cells is None else corruption_accuracy(cells),
+        "mce": None,
+        "mce_reference": None,
+        "corruption_errors": None,
+        "gradient_masking": warnings,
+    }
+    if reference is not None and cells is not None:
+        errors = corruption_errors(cells, corruption_cells(reference.content["results"]))
+        summary["mce"] = mean_corruption_error(errors)
+        summary["mce_reference"] = f"{reference.name}, weights {reference.content['model']['weights_sha256'][:12]}"
+        summary["corruption_errors"] = errors
+    return summary
+
+
+def check_reference(reference: Record, data: Mapping[str, Any], table: str, seed: int | None, images: int) -> None:
+    """See that mCE can be given against a record, before anything is measured.
+
+    Args:
+        reference: The record.
+        data: The record's `data` of the evaluation to come.
+        table: Its parameters of the corruptions.
+        seed: Of its corruptions.
+        images: How many it will measure them on.
+
+    Raises:
+        UserError: If it was made of other images, another table or another seed, or lacks a corruption.
+    """
+    where = f"--reference {reference.path}"
+    cells = corruption_cells(reference.content["results"])
+    if cells is None:
+        raise UserError(f"{where} does not hold the 15 corruptions at severities 1 to 5: evaluate its model on them")
+    its = reference.content["data"]
+    for key in ("name", "split", "images", "labels_sha256"):
+        if its.get(key) != data[key]:
+            raise UserError(f"{where} was measured on other data: its {key} is {its.get(key)}, here it is {data[key]}")
+    for key, wanted in (("table", table), ("seed", seed), ("images", images)):
+        if came := [cell[key] for cell in cells.values() if cell[key] != wanted]:
+            raise UserError(f"{where} has corruptions of {key} {came[0]}, here it is {wanted}: expected the same")
+
+
+def produced_by(command: str, hardware: str, processes: int, batch_size: int, versions: Mapping[str, str]) -> dict:
+    """The record's `produced_by`."""
+    return {
+        "command": command,
+        "versions": dict(versions),
+        "commit": _commit(),
+        "hardware": hardware,
+        "processes": processes,
+        "batch_size": batch_size,
+    }
+
+
+def compose(
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    produced: Mapping[str, Any],
+    results: list[Mapping[str, Any]],
+    summary: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The whole record."""
+    return {
+        "version": VERSION,
+        "model": model,
+        "data": data,
+        "produced_by": produced,
+        "interval": WILSON,
+        "results": results,
+        "summary": summary,
+    }
+
+
+def attack_versions() -> dict[str, str]:
+    """The version of pyautoattack, where it is installed."""
+    try:
+        return {"pyautoattack": version("pyautoattack")}
+    except PackageNotFoundError:
+        return {}
+
+
+def _shown_name(opened: OpenedModel) -> str:
+    """For others to read: a folder above or around this one by its own name."""
+    if opened.folder is not None and Path(opened.name).name in ("", ".."):
+        return opened.folder.resolve().name
+    return cut_path(opened.name)
+
+
+def _commit() -> str | None:
+    """The commit of this package's checkout, with -dirty where it was changed; None for an installed package."""
+    package = Path(__file__).parents[1]
+    if not (package.parent / ".git").exists():
+        return None
+    words = ["git", "-C", str(package.parent), "describe", "--always", "--abbrev=40", "--match", "", "--dirty"]
+    try:
+        told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return told.stdout.strip() or None

@@ -1,0 +1,84 @@
+"""What a model does with clean and with corrupted images, as tables of its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from timm_asap.evaluation.intervals import bootstrap_means, percentile_interval, wilson_interval
+from timm_asap.hub.cards.markdown import interval_text, percent, table
+from timm_asap.hub.cards.records import RunRecords
+
+__all__ = ["clean_table", "corruption_means", "corruption_table", "of_measure"]
+
+_HEALING = {"plain": "plain network", "before": "strides swapped", "healed": "these weights"}
+
+Result = Mapping[str, Any]
+
+
+def of_measure(records: RunRecords, measure: str) -> list[Result]:
+    """The entries of the evaluation with a measure; none where there is no evaluation."""
+    if records.evaluation is None:
+        return []
+    return [result for result in records.evaluation.content["results"] if result["measure"] == measure]
+
+
+def clean_table(records: RunRecords) -> str:
+    """Accuracy on clean images: of the evaluation, and of the end of training where that says something else."""
+    rows = []
+    for result in of_measure(records, "clean"):
+        data = records.evaluation.content["data"]
+        rows.append((data["name"], data["split"], result["images"], result["accuracy"], result["interval"]))
+        rows[-1] += (f"{result['loss']:.4f}", "timm-asap evaluate")
+    name, split = records.data["name"], records.data["test_name"]
+    if records.result is not None:
+        images, accuracy = records.result["test_images"], records.result["test_accuracy"]
+        if not any(row[:3] == (name, split, images) and abs(row[3] - accuracy) < 0.005 for row in rows):
+            rows.append((name, split, images, accuracy, _wilson(accuracy, images)))
+            rows[-1] += (f"{records.result['test_loss']:.4f}", "end of training")
+    if records.healing is not None:
+        images = records.healing["test_images"]
+        for key, accuracy in records.healing["accuracy"].items():
+            rows.append((name, split, images, accuracy, _wilson(accuracy, images), "", _HEALING.get(key, key)))
+    columns = ("Data", "Split", "Measured", "Images", "Accuracy (%)", "95 % interval", "Cross-entropy")
+    cells = [(*row[:2], row[6], f"{row[2]:,}", percent(row[3]), interval_text(row[4]), row[5]) for row in rows]
+    return table(columns, cells, text_columns=3)
+
+
+def corruption_table(records: RunRecords) -> str:
+    """Accuracy for each corruption and severity, with the interval of each mean where the answers are known."""
+    results = of_measure(records, "corruption")
+    severities = sorted({result["severity"] for result in results})
+    rows = []
+    for name, (mean, interval) in corruption_means(records).items():
+        found = {result["severity"]: result for result in results if result["corruption"] == name}
+        cells = [percent(found[severity]["accuracy"]) if severity in found else "-" for severity in severities]
+        star = " *" if any(result["approximate"] for result in found.values()) else ""
+        rows.append((name.replace("_", " ") + star, *cells, percent(mean, interval)))
+    return table(("Corruption", *(f"severity {severity}" for severity in severities), "mean"), rows)
+
+
+def corruption_means(records: RunRecords) -> dict[str, tuple[float, tuple[float, float] | None]]:
+    """Mean accuracy over the severities of each corruption, then of "all" of them, with bootstrap intervals."""
+    results = of_measure(records, "corruption")
+    groups = {name: [r for r in results if r["corruption"] == name] for name in [r["corruption"] for r in results]}
+    if len(groups) > 1:
+        groups["all"] = results
+    per_image = records.evaluation.per_image() if results else None
+    means = {}
+    for name, group in groups.items():
+        interval = None if per_image is None else _interval(per_image[0], group)
+        means[name] = sum(result["accuracy"] for result in group) / len(group), interval
+    return means
+
+
+def _interval(right: Mapping[str, Any], results: Sequence[Result]) -> tuple[float, float]:
+    """Bootstrap over images: those of one record are the same under every corruption."""
+    share = np.mean([right[result["id"]].numpy() for result in results], axis=0)
+    return percentile_interval(100 * bootstrap_means(share, seed=0))
+
+
+def _wilson(accuracy: float, images: int) -> tuple[float, float]:
+    return wilson_interval(round(images * accuracy / 100), images)

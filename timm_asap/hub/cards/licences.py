@@ -1,0 +1,74 @@
+"""The licence of a model's weights: that of the weights it started from, or the trainer's choice."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from timm_asap.errors import UserError
+from timm_asap.hub.cards.origin import UNKNOWN_LICENCE, Origin
+
+__all__ = ["FROM_SCRATCH", "Licence", "choose_licence"]
+
+FROM_SCRATCH = "mit"
+"""Of weights that were trained from random ones, where nobody says otherwise: the licence of timm_asap."""
+
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence in the terms of the Hub.
+
+    Args:
+        id: Identifier.
+        name: Its name, where the identifier is "other".
+        link: Where to read it, likewise.
+        because: A sentence on why it is this one.
+    """
+
+    id: str
+    name: str | None
+    link: str | None
+    because: str
+
+
+def choose_licence(origin: Origin | None, asked: str | None, before: str | None) -> Licence:
+    """The licence of the weights.
+
+    Args:
+        origin: What they started from; None for random weights.
+        asked: What the user chose.
+        before: What the card stated so far; it stays unless the user or the origin says otherwise.
+
+    Raises:
+        UserError: If the choice is no identifier, or contradicts the stated licence of the origin.
+    """
+    if asked is not None and not _IDENTIFIER.fullmatch(asked):
+        raise UserError(
+            f"--license {asked!r}: expected an identifier of https://huggingface.co/docs/hub/repositories-licenses, "
+            "in small letters, such as mit or apache-2.0"
+        )
+    if origin is None:
+        return Licence(asked or before or FROM_SCRATCH, None, None, "They were trained from random weights.")
+    if origin.licence is not None:
+        return _of_origin(origin, asked)
+    chosen = asked or (None if before == "other" else before)
+    if chosen is not None:
+        because = f"They started from {origin}, whose licence is not recorded: whoever made this card states it."
+        return Licence(chosen, None, None, because)
+    slug = re.sub(r"[^a-z0-9.]+", "-", (origin.hub_id or origin.name).lower()).strip("-")
+    because = f"They started from {origin}, whose licence is not recorded: read it there before using these."
+    return Licence("other", f"{UNKNOWN_LICENCE}{slug}", origin.link, because)
+
+
+def _of_origin(origin: Origin, asked: str | None) -> Licence:
+    if asked not in (None, origin.licence):
+        raise UserError(
+            f"--license {asked}: these weights started from {origin.name}, which is under {origin.licence} "
+            f"({origin.stated_by}); leave --license out"
+        )
+    because = f"It is that of {origin}, which they started from, as {origin.stated_by} states it."
+    if origin.is_identifier:
+        return Licence(origin.licence, None, None, because)
+    return Licence("other", origin.licence, origin.link, because)

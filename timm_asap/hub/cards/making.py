@@ -1,0 +1,105 @@
+"""How the weights were made, as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from timm_asap.hub.cards.records import RunRecords
+from timm_asap.training.options.adversarial import AdversarialOptions
+from timm_asap.training.options.augmentation import AugmentationOptions
+from timm_asap.training.options.model import ModelOptions
+from timm_asap.training.options.optimization import OptimizationOptions
+
+__all__ = ["healing_lines", "training_lines"]
+
+_CONCERNS = (OptimizationOptions, AugmentationOptions, AdversarialOptions, ModelOptions)
+# Said in sentences of their own, or in the table of the model.
+_SAID = frozenset({"epochs", "batch_size", "opt", "lr", "sched", "weight_decay", "model", "pretrained"})
+
+
+def training_lines(records: RunRecords) -> list[str]:
+    """What was trained, on what, for how long; none for a model that was only healed."""
+    if records.config is None:
+        return []
+    config, facts, result = records.config, records.facts, records.result
+    minutes = sum(epoch["seconds"] for epoch in records.epochs) / 60
+    processes = f" in {facts['processes']} processes" if facts["processes"] > 1 else ""
+    lines = [
+        f"Data: {_data(records)}",
+        f"{_epochs(records)} of batch size {config['batch_size']:,}; {config['opt']}, peak learning rate "
+        f"{config['lr']:g}, schedule {config['sched']}, weight decay {config['weight_decay']:g}; "
+        f"{'fp32' if facts['precision'] == 'no' else facts['precision']}; seed {config['seed']}.",
+    ]
+    if changed := _changed_settings(config):
+        lines.append(f"Further settings: {', '.join(f'`{name}` {value}' for name, value in changed.items())}.")
+    if records.origin is None:
+        lines.append("Started from random weights.")
+    else:
+        lines.append(f"Started from the weights of {records.origin}.")
+    lines.append(
+        f"Weights of epoch {result['epoch']}, chosen by: {result['chosen_by']}. The test images chose nothing."
+    )
+    lines.append(
+        f"{minutes:,.1f} minutes on {facts['hardware']}{processes}; {records.epochs[-1]['images_per_s']:,.0f} images/s "
+        "in the last epoch."
+    )
+    lines.append(f"Versions: {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}.")
+    return lines
+
+
+def healing_lines(records: RunRecords) -> list[str]:
+    """How a network with swapped strides was repaired; none where it was not."""
+    healing = records.healing
+    if healing is None:
+        return []
+    report = healing["report"]
+    lines = [
+        f"The strides of {records.origin} were swapped for alias-free ones, its weights kept.",
+        f"Then {report['images']:,} training images of {records.data['name']}, without labels, re-estimated "
+        f"{len(report['batchnorm'])} BatchNorm layers.",
+    ]
+    if report["sites"]:
+        refitted = sum(site["refitted"] for site in report["sites"])
+        lines.append(
+            f"{refitted} of {len(report['sites'])} converted convolutions were refitted to the plain network's outputs."
+        )
+    if report["note"]:
+        lines.append(report["note"])
+    return lines
+
+
+def _data(records: RunRecords) -> str:
+    data, config = records.data, records.config
+    name, images = data["name"], data["train_images"]
+    if images is not None:
+        parts = [f"{images:,} training images of {name}"]
+    elif config.get("streaming"):
+        parts = [f"training images of {name} read as a stream, {config['steps_per_epoch']:,} steps counted as an epoch"]
+    else:
+        parts = [f"training images of {name}"]
+    if data.get("val_images"):
+        parts.append(f"{data['val_images']:,} held out to choose the epoch ({data['val_name']})")
+    parts.append(f"{records.result['test_images']:,} test images ({data['test_name']})")
+    return "; ".join(parts) + "."
+
+
+def _epochs(records: RunRecords) -> str:
+    done, planned = len(records.epochs), records.config["epochs"]
+    text = f"{done:,} {'epoch' if done == 1 else 'epochs'}"
+    return text if done == planned else f"{text}, stopped early out of {planned:,},"
+
+
+def _changed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from the defaults of train.py, whatever options it has."""
+    known = {field.name: _default(field) for concern in _CONCERNS for field in fields(concern)}
+    return {
+        name: value
+        for name, value in config.items()
+        if name in known and name not in _SAID and not name.startswith("asap_") and value != known[name]
+    }
+
+
+def _default(field: Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -1,0 +1,193 @@
+"""The records of a run that its card is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from timm.models import is_model_in_modules
+
+from timm_asap.errors import UserError
+from timm_asap.evaluation.models import OpenedModel, open_model
+from timm_asap.evaluation.record import RECORD, Record, read_record
+from timm_asap.hub.cards.comparison import COMPARISON, check_comparison
+from timm_asap.hub.cards.origin import Origin, find_origin
+from timm_asap.hub.cards.privacy import cut_paths
+from timm_asap.hub.run_checks import read_json
+from timm_asap.training.facts import _hub_id
+from timm_asap.training.run_folder import RunFolder
+from timm_asap.zoo import is_twin, plain_name
+
+__all__ = ["RunRecords", "read_records"]
+
+_TRAINED = ("config.yaml", "run.json", "metrics.jsonl", "result.json", "config.json", "model.safetensors")
+_HEALED = ("heal.json", "config.json", "model.safetensors")
+
+# Modules of this package that register architectures: without it, timm does not know their names.
+_OWN_MODULES = ("asap_twins", "lowres")
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecords:
+    """All that is known of a run. Paths in texts are cut to their last part.
+
+    Args:
+        folder: The run folder.
+        model: Its network.
+        data: What it was trained or healed with: name, hub_id, source, classes, test_name and more.
+        config: config.yaml; None for a model that was only healed.
+        facts: run.json; likewise.
+        epochs: The lines of metrics.jsonl; likewise none.
+        result: result.json; likewise.
+        healing: heal.json, where there is one.
+        evaluation: evaluation.json, where it was measured on these weights.
+        evaluation_is_stale: Whether there is one of other weights.
+        comparison: comparison.json, where there is one and an evaluation.
+        origin: The weights that it started from; None for random ones.
+        plots: Pictures in the folder `plots`, by name.
+    """
+
+    folder: Path
+    model: OpenedModel
+    data: Mapping[str, Any]
+    config: Mapping[str, Any] | None
+    facts: Mapping[str, Any] | None
+    epochs: tuple[Mapping[str, Any], ...]
+    result: Mapping[str, Any] | None
+    healing: Mapping[str, Any] | None
+    evaluation: Record | None
+    evaluation_is_stale: bool
+    comparison: Mapping[str, Any] | None
+    origin: Origin | None
+    plots: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Architecture and data, as timm writes a model and its tag."""
+        return f"{self.model.architecture}.{Path(self.data['name']).name}"
+
+    @property
+    def shown_folder(self) -> str:
+        """The run folder in commands for others: without the folders above it that only its owner has."""
+        outside = self.folder.is_absolute() or ".." in self.folder.parts
+        return (self.folder.resolve().name if outside else self.folder.as_posix()) or "."
+
+    @property
+    def is_twin(self) -> bool:
+        """Whether the network is an alias-free twin."""
+        return is_twin(self.model.architecture)
+
+    @property
+    def plain(self) -> str:
+        """The plain architecture."""
+        return plain_name(self.model.architecture)
+
+    @property
+    def needs_import(self) -> bool:
+        """Whether timm knows the architecture only after `import timm_asap`."""
+        return is_model_in_modules(self.model.architecture, _OWN_MODULES)
+
+
+def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
+    """Read a run.
+
+    Args:
+        folder: What train.py or `timm-asap heal` wrote.
+        with_comparison: Whether to read comparison.json.
+
+    Raises:
+        UserError: If a record is missing, damaged or holds NaN, or the comparison is of an older evaluation.
+    """
+    is_trained = _check_files(folder)
+    config = facts = result = None
+    epochs: list[dict[str, Any]] = []
+    if is_trained:
+        config, epochs = _read_config(folder), _read_epochs(folder)
+        facts, result = read_json(folder / "run.json"), read_json(folder / "result.json")
+    healing = read_json(folder / "heal.json") if (folder / "heal.json").is_file() else None
+    model = open_model(f"local-dir:{folder}")
+    if config is not None:
+        origin = find_origin(config["model"], config["pretrained"], config["model_kwargs"])
+    else:
+        origin = find_origin(healing["model"], pretrained=True)
+    evaluation, is_stale = _read_evaluation(folder, model)
+    comparison = None
+    if with_comparison and evaluation is not None and (folder / COMPARISON).is_file():
+        comparison = read_json(folder / COMPARISON)
+        check_comparison(comparison, evaluation, folder)
+    return RunRecords(
+        folder=folder,
+        model=model,
+        data=cut_paths(facts["data"] if facts is not None else _healed_with(healing, model)),
+        config=cut_paths(config),
+        facts=cut_paths(facts),
+        epochs=tuple(epochs),
+        result=cut_paths(result),
+        healing=cut_paths(healing),
+        evaluation=evaluation,
+        evaluation_is_stale=is_stale,
+        comparison=cut_paths(comparison),
+        origin=origin,
+        plots=tuple(sorted(path.name for path in (folder / "plots").glob("*.png"))),
+    )
+
+
+def _check_files(folder: Path) -> bool:
+    """See that a run is complete; whether it was trained."""
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: expected a run folder")
+    is_trained = (folder / "config.yaml").is_file() or not (folder / "heal.json").is_file()
+    for name in _TRAINED if is_trained else _HEALED:
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} holds no finished run: {name} is missing; expected what train.py or timm-asap heal wrote"
+            )
+    return is_trained
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder}/config.yaml cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder}/config.yaml: expected 'key: value' lines, got a {type(config).__name__}")
+    return config
+
+
+def _read_epochs(folder: Path) -> list[dict[str, Any]]:
+    try:
+        epochs = RunFolder(folder).metrics()
+    except json.JSONDecodeError as error:
+        raise UserError(f"{folder}/metrics.jsonl cannot be read as JSON: {error}") from error
+    if not epochs:
+        raise UserError(f"{folder} holds no finished run: metrics.jsonl has no line")
+    return epochs
+
+
+def _read_evaluation(folder: Path, model: OpenedModel) -> tuple[Record | None, bool]:
+    """The evaluation of these weights, and whether there is one of others."""
+    if not (folder / RECORD).is_file():
+        return None, False
+    read_json(folder / RECORD)  # refuses NaN
+    record = read_record(folder)
+    if record.content["model"].get("weights_sha256") != model.weights_sha256:
+        return None, True
+    return Record(record.path, cut_paths(record.content)), False
+
+
+def _healed_with(healing: Mapping[str, Any], model: OpenedModel) -> dict[str, Any]:
+    """The data of heal.json in the terms of run.json."""
+    hub_id = _hub_id(healing["dataset"])
+    return {
+        "name": healing["dataset"] if hub_id else Path(healing["dataset"]).name,
+        "hub_id": hub_id,
+        "source": healing["source"],
+        "classes": model.num_classes,
+        "test_images": healing["test_images"],
+        "test_name": healing["test_name"],
+    }
