@@ -4,7 +4,7 @@
 
 `timm` is what timm's own train.py does for one process: `create_dataset` on an image folder, `create_loader` with its
 default transforms and worker processes, autocast off, `optimizer.step()` per batch. `train.py` is `train_epoch` as a
-user gets it. Both have the same network, batch size, optimizer and memory order; loading and augmentation are their own.
+user gets it. Both have the same network, batch size, optimizer and memory order, and each its own loading.
 Scaling is that of `torchrun --nproc-per-node 2 train.py` against one process, both with one thread per process.
 """
 

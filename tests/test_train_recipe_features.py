@@ -41,7 +41,15 @@ def test_a_batch_in_parts_trains_as_a_whole_one(data_dir, tmp_path):
 
 
 def test_clipping_limits_the_step(data_dir, tmp_path):
-    start = {**STEADY, "lr": 0.1, "opt": "momentum", "momentum": 0.5, "weight_decay": 0, "epochs": 1, "warmup_epochs": 0}
+    start = {
+        **STEADY,
+        "lr": 0.1,
+        "opt": "momentum",
+        "momentum": 0.5,
+        "weight_decay": 0,
+        "epochs": 1,
+        "warmup_epochs": 0,
+    }
     for mode, limit in (("norm", 1e-9), ("value", 1e-9), ("agc", 1e-9)):
         folder = tmp_path / mode
         state = start_run(config(data_dir, folder, **start, clip_grad=limit, clip_mode=mode))
@@ -118,7 +126,12 @@ def teacher(data_dir, tmp_path_factory):
 class TestTeacher:
     def test_its_answers_pull_the_student(self, teacher, data_dir, tmp_path):
         taught = config(
-            data_dir, tmp_path / "run", **STEADY, teacher=f"local-dir:{teacher}", teacher_weight=1, teacher_temperature=2
+            data_dir,
+            tmp_path / "run",
+            **STEADY,
+            teacher=f"local-dir:{teacher}",
+            teacher_weight=1,
+            teacher_temperature=2,
         )
         state = start_run(taught)
         images, labels = next(iter(state.train_loader))
@@ -156,9 +169,7 @@ class TestAdversarial:
     def test_trains_watches_and_exports_a_network_of_normalised_images(self, method, data_dir, tmp_path):
         extra = {"attack_steps": 2} if method in ("pgd", "trades") else {}
         extra |= {"free_replays": 2} if method == "free" else {}
-        records = run(
-            data_dir, tmp_path / "run", **STEADY, adversarial=method, eps="8/255", **extra, watch_images=12
-        )
+        records = run(data_dir, tmp_path / "run", **STEADY, adversarial=method, eps="8/255", **extra, watch_images=12)
         assert all(0 <= record["pgd_accuracy"] <= record["test_accuracy"] + 100 / 12 for record in records)
         assert records[-1]["step"] == 2 * 4 * extra.get("free_replays", 1)
         assert not any(name.startswith("model.") for name in load_file(tmp_path / "run" / "model.safetensors"))

@@ -134,7 +134,14 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch_and_nothing_else(straight, d
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_a_process_that_is_killed_from_outside(name, processes, data_dir, tmp_path):
-    flags = {"model": "test_vit", "model_kwargs": "{}", "opt": "adamw", "lr": 1e-3, "epochs": LONG, "checkpoint_steps": 3}
+    flags = {
+        "model": "test_vit",
+        "model_kwargs": "{}",
+        "opt": "adamw",
+        "lr": 1e-3,
+        "epochs": LONG,
+        "checkpoint_steps": 3,
+    }
     straight, folder = tmp_path / "straight", tmp_path / "run"
     assert _launch(tiny_flags(data_dir, straight, **flags), processes).wait(timeout=300) == 0
 

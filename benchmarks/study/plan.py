@@ -8,6 +8,7 @@ from typing import Any
 #: Fields of `TrainConfig` that every run shares. A fifth of the training images is held out for choices.
 RECIPE: dict[str, Any] = {
     "dataset": "fashion_mnist",
+    "val_share": 0.2,
     "epochs": 5,
     "batch_size": 128,
     "opt": "sgd",
@@ -51,25 +52,35 @@ VARIANTS = {
 }
 
 
+#: Trained on FGSM images as well (Wong, Rice & Kolter, 2020), to see which overfits its attack.
+ATTACK_TRAINED = ("plain", "flc", "asap")
+ATTACK = {"adversarial": "fgsm", "eps": "8/255"}
+
+
 @dataclass(frozen=True)
 class StudyRun:
     """One network to train and measure."""
 
     variant: str
     seed: int
+    attack_trained: bool = False
 
     @property
     def name(self) -> str:
         """Folder and record of the run."""
-        return f"{self.variant}.seed{self.seed}"
+        return f"{self.variant}{'.fgsm' if self.attack_trained else ''}.seed{self.seed}"
 
     def settings(self) -> dict[str, Any]:
         """Fields of `TrainConfig`."""
         variant = VARIANTS[self.variant]
-        return {**RECIPE, "model": variant.model, "seed": self.seed, **variant.settings}
+        attack = ATTACK if self.attack_trained else {}
+        return {**RECIPE, "model": variant.model, "seed": self.seed, **variant.settings, **attack}
 
 
 def planned_runs() -> list[StudyRun]:
-    """Every run, the first seed of all variants first."""
+    """Every run: the first seed of all variants, then those trained under attack, then the other seeds."""
+    first = [StudyRun(name, 0) for name in VARIANTS]
+    attacked = [StudyRun(name, 0, attack_trained=True) for name in ATTACK_TRAINED]
     most = max(variant.seeds for variant in VARIANTS.values())
-    return [StudyRun(name, seed) for seed in range(most) for name, variant in VARIANTS.items() if seed < variant.seeds]
+    more = [StudyRun(n, seed) for seed in range(1, most) for n, variant in VARIANTS.items() if seed < variant.seeds]
+    return first + attacked + more

@@ -22,7 +22,7 @@ from timm_asap.evaluation.record import (
     summarize,
 )
 from timm_asap.training.command_line import cut_path
-from timm_asap.training.facts import _hub_id, _versions, hardware
+from timm_asap.training.facts import hardware, hub_id_of, package_versions
 from timm_asap.training.files import replace_text
 
 __all__ = ["finish", "launcher"]
@@ -41,7 +41,7 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
     results = sorted(measured.results, key=lambda result: order.get(result["id"], len(order)))
     content = compose(
         model=describe_model(job.opened, job.input_size),
-        data=describe_data(job.data, _hub_id(job.data.dataset.name)),
+        data=describe_data(job.data, hub_id_of(job.data.dataset.name)),
         produced=_produced_by(job, processes),
         results=results,
         summary=summarize(results, masking_warnings(results), reference),
@@ -86,5 +86,5 @@ def _produced_by(job: Job, processes: Processes) -> dict[str, Any]:
         hardware=hardware(processes.device),
         processes=processes.count,
         batch_size=config.batch_size,
-        versions=_versions() | attack_versions(),
+        versions=package_versions() | attack_versions(),
     )

@@ -21,7 +21,7 @@ from timm_asap.evaluation.pixels import Batch, PixelBatches, choose_images
 from timm_asap.evaluation.plan import chosen_measures, make_cells, resolve_table
 from timm_asap.evaluation.record import PER_IMAGE, RECORD, Record, check_reference, describe_data, read_record
 from timm_asap.evaluation.sources import MeasuredData
-from timm_asap.training.facts import _hub_id
+from timm_asap.training.facts import hub_id_of
 
 __all__ = ["Job", "prepare"]
 
@@ -208,7 +208,7 @@ def _earlier(config: EvaluateConfig, folder: Path, configuration: dict[str, Any]
 
 def _check_reference(job: Job, reference: Record) -> None:
     cells = [cell for cell in job.cells if isinstance(cell, CorruptionCell)]
-    data = describe_data(job.data, _hub_id(job.data.dataset.name))
+    data = describe_data(job.data, hub_id_of(job.data.dataset.name))
     table = resolve_table(job.config.table, job.input_size) if not cells else cells[0].table
     seed = job.config.seed if not cells else cells[0].seed
     check_reference(reference, data, table, seed, len(job.positions["corruption"]))

@@ -29,10 +29,10 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
         accelerator: Its processes and device.
     """
     data = plan.dataset
-    hub_id = _hub_id(data.name)
+    hub_id = hub_id_of(data.name)
     return {
         "command": command(plan.config, _launcher(accelerator)),
-        "versions": _versions(),
+        "versions": package_versions(),
         "hardware": hardware(accelerator.device),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
@@ -51,7 +51,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
     }
 
 
-def _hub_id(dataset: str) -> str | None:
+def hub_id_of(dataset: str) -> str | None:
     """The id of a data set on the Hugging Face Hub; None for a folder, and for one that is not there."""
     if dataset in _HUB_IDS:
         return _HUB_IDS[dataset]
@@ -68,7 +68,8 @@ def _launcher(accelerator: Accelerator) -> str:
     return f"accelerate launch --num_processes {accelerator.num_processes}"
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Of Python, this package and those that its numbers depend on."""
     # a checkout that is not installed has no package metadata, so this package is asked itself
     own = {"python": platform.python_version(), "timm_asap": timm_asap.__version__}
     return own | {name: version(name) for name in _PACKAGES}
