@@ -1,121 +1,219 @@
-"""The model card: typed front matter that parses back, and numbers that are those of the records."""
+"""The model card: typed front matter that parses back, numbers that are those of the records, code that runs."""
 
 import json
+import re
 
 import pytest
+from card_runs import change_config, change_json, copy_run, section, train_run
 from huggingface_hub import ModelCard
-from tiny_run import main, tiny_flags, write_images
+from PIL import Image
 
 from timm_asap.errors import UserError
-from timm_asap.hub import write_card
+from timm_asap.hub import check_card, write_card
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def twin(tmp_path_factory):
     base = tmp_path_factory.mktemp("card")
-    flags = tiny_flags(
-        write_images(base / "idx"), base / "run", model="resnet20_lowres_asap", model_kwargs="{}", epochs=1
-    )
-    assert main([*flags, "--asap-window", "hamming"]) == 0
-    return base / "run"
+    return train_run(base, "run", "resnet20_lowres_asap", "--asap-window", "hamming", "--label-smoothing", "0.1")
 
 
 @pytest.fixture
-def records(run, tmp_path):
-    """A copy of the records alone, to change."""
-    for name in ("config.yaml", "config.json", "run.json", "metrics.jsonl", "result.json"):
-        (tmp_path / name).write_bytes((run / name).read_bytes())
-    return tmp_path
+def run(twin, tmp_path):
+    return copy_run(twin, tmp_path)
 
 
-def final(run):
-    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+def card_of(run, **kwargs):
+    return write_card(run, **kwargs).read_text()
 
 
-def test_front_matter_parses_back(run):
-    data = ModelCard.load(run / "README.md").data
+def test_front_matter_parses_back(twin):
+    text = (twin / "README.md").read_text()
+    check_card(text)
+    data = ModelCard(text).data
     assert data.library_name == "timm"
     assert data.pipeline_tag == "image-classification"
     assert data.license == "mit"
     assert {"timm", "timm_asap", "anti-aliasing"} <= set(data.tags)
     assert data.metrics == ["accuracy"]
     assert data.model_name == "resnet20_lowres_asap.idx"
+    assert data.base_model is None
+    assert data.datasets is None
     (result,) = data.eval_results
-    assert (result.task_type, result.dataset_name, result.dataset_split) == ("image-classification", "idx", "test")
-    assert result.metric_type == "accuracy"
-    assert result.metric_value == round(final(run)["test_accuracy"], 2)
+    measured = json.loads((twin / "result.json").read_text())
+    assert (result.task_type, result.dataset_type, result.dataset_name) == ("image-classification", "idx", "idx")
+    assert result.dataset_split == "test"
+    assert (result.metric_type, result.metric_name) == ("accuracy", "accuracy (percent), clean, 20 images")
+    assert result.metric_value == round(measured["test_accuracy"], 2)
     assert isinstance(result.metric_value, float)
 
 
-def test_numbers_are_those_of_the_records(records):
-    record = final(records) | {"test_accuracy": 43.21987, "test_loss": 1.23456, "images_per_s": 7654.3, "seconds": 90.0}
-    (records / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-    (records / "result.json").write_text(
-        json.dumps({name: record[name] for name in ("test_accuracy", "test_loss", "test_images")})
+def test_numbers_are_those_of_the_records(run):
+    change_json(run / "result.json", test_accuracy=45.0, test_loss=1.23456, epoch=7, chosen_by="a coin")
+    line = json.loads((run / "metrics.jsonl").read_text()) | {"images_per_s": 7654.3, "seconds": 90.0}
+    (run / "metrics.jsonl").write_text((json.dumps(line) + "\n") * 2)
+    text = card_of(run)
+    # Wilson's interval of 9 of 20, by the formula of Wilson (1927): centre 0.4580538, half width 0.2001889
+    assert "| idx | test | end of training | 20 | 45.00 | [25.82, 65.79] | 1.2346 |" in section(text, "Results")
+    assert ModelCard(text).data.eval_results[0].metric_value == 45.0
+    training = section(text, "Training")
+    assert "3.0 minutes on" in training
+    assert "7,654 images/s" in training
+    assert "2 epochs, stopped early out of 1," in training
+    assert "Weights of epoch 7, chosen by: a coin." in training
+
+
+def test_says_what_it_is_and_how_it_was_made(twin):
+    text = (twin / "README.md").read_text()
+    facts = json.loads((twin / "run.json").read_text())
+    assert "the alias-free twin of `resnet20_lowres`, trained on idx" in text
+    assert '`asap_window` = `"hamming"`' in section(text, "Model details")
+    assert "- **Parameters:** 271,796" in text
+    training = section(text, "Training")
+    assert f"```\n{facts['command']}\n```" in training
+    assert "64 training images of idx; 20 test images (test)" in training
+    assert "`label_smoothing` 0.1" in training
+    assert "Started from random weights." in training
+    for package, version in facts["versions"].items():
+        assert f"{package} {version}" in training
+    assert "![Loss, accuracy and learning rate over the epochs](plots/learning_curves.png)" in training
+    assert (twin / "plots" / "learning_curves.png").is_file()
+    for cited in ("arXiv:2307.09804", "rw2019timm"):
+        assert cited in section(text, "Citation")
+
+
+def test_says_what_was_not_measured(twin):
+    limits = section((twin / "README.md").read_text(), "Limits")
+    assert "Robustness was not measured." in limits
+    assert re.search(r"`timm-asap evaluate \S*run --dataset idx --data-dir idx`", limits)
+    assert "One run with seed 0" in limits
+
+
+def test_the_python_in_it_runs(twin, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("transformers", reason="the dev extra installs it")
+    monkeypatch.chdir(tmp_path)
+    copy_run(twin, tmp_path)
+    text = write_card("run").read_text()
+    Image.new("L", (12, 12), 90).save("image.png")
+    blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
+    assert len(blocks) == 3
+    capsys.readouterr()
+    for block in blocks:
+        exec(block, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"[0-3] 0\.\d+", printed[0])
+    assert printed[1:4] == [f"torch.Size([1, {c}, {s}, {s}])" for c, s in ((16, 32), (32, 16), (64, 8))]
+    assert "'label'" in printed[4]
+
+
+def test_the_commands_in_it_parse(twin):
+    from timm_asap.command_line import parse as parse_words
+    from timm_asap.commands.export import ExportOptions
+    from timm_asap.training import parse
+
+    train, export = section((twin / "README.md").read_text(), "Fine-tune, export").split("```")[1].split("\n")[1:3]
+    config = parse(train.split()[2:])
+    assert config.pretrained
+    assert config.model.startswith("local-dir:")
+    assert parse_words(ExportOptions, export.split()[2:], prog="timm-asap export").onnx == "model.onnx"
+
+
+def test_a_repository_is_loaded_from_the_hub(run):
+    text = card_of(run, repo="you/net")
+    assert text.count('"hf-hub:you/net"') == 2
+    assert 'model="you/net"' in text
+    assert "timm-asap export hf-hub:you/net --onnx" in text
+    assert "timm-asap evaluate hf-hub:you/net --dataset idx" in text
+    assert "local-dir:" not in text
+    assert card_of(run.parent.resolve() / run.name, repo="you/net") == text
+    with pytest.raises(UserError, match="expected user/name"):
+        write_card(run, repo="you/net/too")
+
+
+def test_a_data_set_of_the_hub_is_linked_and_cited(run):
+    change_json(
+        run / "run.json", data__name="uoft-cs/cifar10", data__hub_id="uoft-cs/cifar10", data__source="it, licence mit"
     )
-    text = write_card(records).read_text()
-    assert "| idx, test | 20 | 43.22 % | 1.2346 |" in text
-    assert "1.5 minutes on" in text
-    assert "7,654 images/s" in text
-    assert ModelCard(text).data.eval_results[0].metric_value == 43.22
-
-
-def test_says_what_it_is_and_how_it_was_made(run):
-    text = (run / "README.md").read_text()
-    assert "python train.py --dataset idx --asap-window hamming --data-dir idx --epochs 1 " in text
-    assert '| `asap_window` | `"hamming"` |' in text
-    assert "271,796" in text
-    assert "arXiv:2307.09804" in text
-    for package, version in json.loads((run / "run.json").read_text())["versions"].items():
-        assert f"{package} {version}" in text
-
-
-def test_no_path_of_this_machine_shows(run):
-    assert str(run.parent) not in (run / "README.md").read_text()
-
-
-def test_the_code_in_it_runs(run, monkeypatch):
-    monkeypatch.chdir(run.parent)
-    code = (run / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    names = {}
-    exec(code, names)
-    assert names["model"].num_classes == 4
-    assert not names["model"].training
-    assert names["transform"] is not None
-
-
-def test_a_data_set_of_the_hub_is_linked(records):
-    _change_data(records, name="uoft-cs/cifar10", hub_id="uoft-cs/cifar10")
-    data = ModelCard.load(write_card(records)).data
+    text = card_of(run)
+    data = ModelCard(text).data
     assert data.datasets == ["uoft-cs/cifar10"]
     assert data.eval_results[0].dataset_type == "uoft-cs/cifar10"
     assert data.model_name == "resnet20_lowres_asap.cifar10"
+    assert "krizhevsky2009learning" in text
+    assert "keep their own terms." in section(text, "Licence")
 
 
-def test_a_folder_of_the_user_is_not_linked(run):
-    data = ModelCard.load(run / "README.md").data
-    assert data.datasets is None
-    assert data.eval_results[0].dataset_type == "idx"
+def test_a_folder_of_files_is_called_by_its_name(run):
+    change_json(run / "run.json", data__name="parquet", data__source="parquet files of the folder cells")
+    change_json(run / "run.json", data__train_images=None)
+    change_config(run, streaming=True, steps_per_epoch=1234)
+    text = card_of(run)
+    assert ModelCard(text).data.model_name == "resnet20_lowres_asap.cells"
+    assert "training images of cells read as a stream, 1,234 steps counted as an epoch" in text
+    assert "keep their own terms, which are not recorded." in section(text, "Licence")
+    assert "Data: parquet files of the folder cells." in section(text, "Citation")
 
 
-def _change_data(records, **changes):
-    facts = json.loads((records / "run.json").read_text())
-    facts["data"] |= changes
-    (records / "run.json").write_text(json.dumps(facts))
-
-
-def test_a_plain_model_is_not_called_alias_free(records):
-    config = json.loads((records / "config.json").read_text()) | {"architecture": "resnet20_lowres", "model_args": {}}
-    (records / "config.json").write_text(json.dumps(config))
-    text = write_card(records, license="apache-2.0").read_text()
-    assert "alias-free" not in text
+def test_a_plain_model_is_not_called_alias_free(tmp_path):
+    text = (train_run(tmp_path, "run", "test_resnet") / "README.md").read_text()
+    assert "a plain network, without alias-free layers" in text
     assert "2307.09804" not in text
-    assert ModelCard(text).data.license == "apache-2.0"
+    assert "import timm_asap" not in text
+    assert ModelCard(text).data.tags == ["timm", "image-classification"]
 
 
-@pytest.mark.parametrize("missing", ["config.yaml", "config.json", "run.json", "metrics.jsonl"])
-def test_a_missing_record_is_named(records, missing):
-    (records / missing).unlink()
-    with pytest.raises(UserError, match=rf"holds no finished run: {missing}"):
-        write_card(records)
-    assert not (records / "README.md").exists()
+def test_no_folder_of_this_machine_shows(run):
+    home = "/home/some.one/data sets"
+    change_json(
+        run / "run.json",
+        command=f'python train.py --teacher local-dir:{home}/net --model-kwargs \'{{"a": "{home}/x"}}\'',
+    )
+    change_json(run / "run.json", data__source="files of C:\\Users\\some.one\\data")
+    text = card_of(run.resolve())
+    assert str(run.parent) not in text
+    assert "some.one" not in text
+    assert "https://github.com/huggingface/pytorch-image-models" in text
+
+
+@pytest.mark.parametrize("place", ["record", "signed in"])
+def test_no_token_is_written(run, monkeypatch, place):
+    token = "hf_" + "a1" * 17 if place == "record" else "another-secret"
+    if place == "signed in":
+        monkeypatch.setenv("HF_TOKEN", token)
+    before = (run / "README.md").read_text()
+    change_json(run / "run.json", command=f"python train.py --dataset {token}")
+    with pytest.raises(UserError, match="would hold an access token") as raised:
+        write_card(run)
+    assert token not in str(raised.value)
+    assert (run / "README.md").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "missing", ["config.yaml", "config.json", "run.json", "metrics.jsonl", "result.json", "model.safetensors"]
+)
+def test_a_missing_record_is_named(run, missing):
+    for name in ("README.md", missing):
+        (run / name).unlink()
+    with pytest.raises(UserError, match=rf"holds no finished run: {missing} is missing"):
+        write_card(run)
+    assert not (run / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: change_json(run / "result.json", test_loss=float("nan")), "result.json holds NaN"),
+        (lambda run: change_json(run / "run.json", versions={}, hardware=None, data__source=None), "records lack"),
+        (lambda run: (run / "result.json").write_text("{}"), "records lack what the card shows: 'test_images'"),
+        (lambda run: (run / "run.json").write_text("{"), "cannot be read as JSON"),
+        (lambda run: (run / "config.yaml").write_text("a: ["), "cannot be read as YAML"),
+        (lambda run: (run / "metrics.jsonl").write_text("{}{}\n"), "cannot be read as JSON"),
+    ],
+)
+def test_a_damaged_record_is_refused_in_one_line(run, damage, message):
+    before = (run / "README.md").read_text()
+    damage(run)
+    with pytest.raises(UserError, match=message) as raised:
+        write_card(run)
+    assert "\n" not in str(raised.value)
+    assert (run / "README.md").read_text() == before

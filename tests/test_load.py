@@ -199,7 +199,7 @@ def test_an_architecture_with_upstreams_weights(hub, hashed):
     [
         ("resnet5o", "unknown model 'resnet5o': closest matches"),
         ("resnet50_asap.nothing", "unknown tag of resnet50_asap 'nothing'"),
-        ("resnet20_lowres.untrained", "has no trained weights"),
+        ("resnet20_lowres.untrained", "has no pretrained weights"),
         ("you/net", "expected hf-hub:user/name, local-dir:FOLDER or architecture.tag"),
         ("https://x/y", "expected hf-hub:user/name"),
         ("hf-hub:you/has space", "expected user/name"),

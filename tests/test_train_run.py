@@ -349,7 +349,7 @@ def _nan_loss_at_step(monkeypatch, number):
             "unknown model 'resnet20_lowres_asp': closest matches: resnet20_lowres_asap",
         ),
         ({"model": "resnet10t.c3_in2k"}, "unknown tag of resnet10t 'c3_in2k': expected one of c3_in1k"),
-        ({"model": "local-dir:nowhere"}, "local-dir:nowhere cannot be built: Config file not found"),
+        ({"model": "local-dir:nowhere"}, "local-dir:nowhere cannot be loaded: Config file not found"),
         ({"dataset": "idxx"}, "unknown data set 'idxx': expected one of arrow, csv, digits, fashion_mnist, idx"),
         ({"data_dir": "nowhere"}, "nowhere"),
         ({"opt": "sgdd"}, "unknown optimizer 'sgdd': closest matches: sgd"),

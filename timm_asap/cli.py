@@ -20,7 +20,10 @@ COMMANDS = {
     "evaluate": ("timm_asap.commands.evaluate", "measure robustness: clean, corrupted, attacked, shifted, aliased"),
     "compare": ("timm_asap.commands.compare", "tell models apart by their evaluations, with intervals"),
     "card": ("timm_asap.commands.card", "write the model card of a run from its records"),
-    "publish": ("timm_asap.commands.publish", "put a run on the Hugging Face Hub, and prove that it came there unharmed"),
+    "publish": (
+        "timm_asap.commands.publish",
+        "put a run on the Hugging Face Hub, and prove that it came there unharmed",
+    ),
     "export": ("timm_asap.commands.export", "write a network as ONNX, with its preprocessing, checked in onnxruntime"),
     "demo": ("timm_asap.commands.demo", "show a network and its plain twin in the browser"),
 }

@@ -30,3 +30,8 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     else:
         hint = f"{len(names)} names are valid, for example {', '.join(names[:3])}"
     return f"unknown {kind} {str(name)!r}: {hint}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

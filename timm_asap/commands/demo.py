@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,11 +84,15 @@ def _write(options: DemoOptions, pair: DemoPair) -> None:
 
 
 def _serve(options: DemoOptions, pair: DemoPair) -> None:
-    # Gradio takes two seconds to import: whoever mistyped a name need not wait for it
-    from timm_asap.demo.app import build_app, launch
-
     with tempfile.TemporaryDirectory(prefix="timm_asap_demo_") as folder:
-        examples, credits = write_examples(pair, Path(folder), options.examples)
+        pictures = Path(folder) / "examples"
+        pictures.mkdir()
+        examples, credits = write_examples(pair, pictures, options.examples)
+        # what visitors upload goes with the demo
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        # Gradio takes two seconds to import: whoever mistyped a name need not wait for it
+        from timm_asap.demo.app import build_app, launch
+
         app = build_app(pair, examples, credits, options.corruption, options.severity)
         try:
             launch(
@@ -95,10 +100,10 @@ def _serve(options: DemoOptions, pair: DemoPair) -> None:
                 server_name="127.0.0.1",
                 server_port=options.port,
                 share=options.share,
-                allowed_paths=[folder],
                 prevent_thread_lock=True,
             )
         except OSError as error:
             raise UserError(f"the page cannot be served: {' '.join(str(error).split())}") from error
-        print(f"{pair.twin.title} beside {pair.plain.title}: {app.share_url or app.local_url} (Ctrl-C ends it)")
+        address = app.share_url or app.local_url
+        print(f"{pair.twin.title} beside {pair.plain.title}: {address} (Ctrl-C ends it)", flush=True)
         app.block_thread()

@@ -11,7 +11,7 @@ from torch import nn
 
 from timm_asap.adversarial import PixelModel
 from timm_asap.data import Split
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.cells import Cell, CleanCell, CorruptionCell
 from timm_asap.evaluation.config import EvaluateConfig
 from timm_asap.evaluation.labels import choose_classes, match_labels
@@ -222,8 +222,9 @@ def _try_out(job: Job) -> None:
     try:
         scores = job.classifier(image.pixels)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        first_line = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"{job.opened.name} cannot take images of {height} x {width} pixels: {first_line}") from error
+        raise UserError(
+            f"{job.opened.name} cannot take images of {height} x {width} pixels: {first_line(error)}"
+        ) from error
     if not isinstance(scores, torch.Tensor) or scores.shape != (1, job.data.dataset.num_classes):
         raise UserError(f"{job.opened.name} gives no scores for {job.data.dataset.num_classes} classes")
     if first := next((cell for cell in job.cells if isinstance(cell, CorruptionCell)), None):

@@ -6,14 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
-from timm.models import get_arch_pretrained_cfgs, is_model, split_model_name_tag
 from torch import nn
 
 import timm_asap  # noqa: F401  registers the twins
-from timm_asap.errors import UserError, unknown_name
-from timm_asap.zoo import AsapOptions, is_twin
+from timm_asap.errors import UserError
+from timm_asap.zoo import AsapOptions, check_model_name, create_model, is_twin
 
 __all__ = ["OpenedModel", "open_model", "short_name", "weights_sha256"]
 
@@ -75,11 +73,11 @@ def open_model(name: str) -> OpenedModel:
     if folder is not None:
         if not (folder / "model.safetensors").is_file():
             raise UserError(f"{folder} holds no trained model: expected a run folder, with model.safetensors")
-        network = _create(f"local-dir:{folder}", name)
+        network = create_model(f"local-dir:{folder}", name, pretrained=True).eval()
     else:
         if ":" not in name:
-            _check_name(name)
-        network = _create(name, name)
+            check_model_name(name, pretrained=True)
+        network = create_model(name, pretrained=True).eval()
     own = network.pretrained_cfg
     architecture = own["architecture"]
     names = own.get("label_names")
@@ -129,25 +127,3 @@ def _folder(name: str) -> Path | None:
             "or hf-hub:NAME"
         )
     return folder
-
-
-def _check_name(name: str) -> None:
-    architecture, tag = split_model_name_tag(name)
-    if not is_model(architecture):
-        raise UserError(unknown_name("model", name, timm.list_models()))
-    tagged = get_arch_pretrained_cfgs(architecture)
-    if tag and name not in tagged:
-        raise UserError(unknown_name(f"tag of {architecture}", tag, [split_model_name_tag(t)[1] for t in tagged]))
-    if not any(cfg.has_weights for cfg in tagged.values()):
-        raise UserError(f"{architecture} has no pretrained weights: train it first, and give the run folder")
-
-
-def _create(source: str, name: str) -> nn.Module:
-    try:
-        return timm.create_model(source, pretrained=True).eval()
-    except UserError:
-        raise
-    except (TypeError, ValueError, RuntimeError, OSError, AssertionError, KeyError) as error:
-        # what timm and the Hub raise for weights that cannot be had, and for files that are no model
-        first_line = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"model {name} cannot be loaded: {first_line}") from error

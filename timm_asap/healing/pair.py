@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm
-from timm.models import get_arch_pretrained_cfgs, is_model, split_model_name_tag
 from torch import nn
 
-from timm_asap.errors import UserError, unknown_name
-from timm_asap.zoo import is_twin
+from timm_asap.errors import UserError
+from timm_asap.zoo import check_model_name, create_model, is_twin
 
 __all__ = ["load_pair"]
 
@@ -30,9 +28,8 @@ def load_pair(name: str, asap_kwargs: dict[str, Any]) -> tuple[nn.Module | None,
     """
     if ":" not in name and ("/" in name or "\\" in name or Path(name).is_dir()):
         name = f"local-dir:{name}"
-    if ":" not in name:
-        _check_name(name)
-    model = _create(name, pretrained=True, **(asap_kwargs if is_twin(name) else {}))
+    check_model_name(name, pretrained=True)
+    model = create_model(name, pretrained=True, **(asap_kwargs if is_twin(name) else {})).eval()
     architecture = model.pretrained_cfg["architecture"]
     if is_twin(architecture):
         if asap_kwargs and not is_twin(name):
@@ -44,26 +41,6 @@ def load_pair(name: str, asap_kwargs: dict[str, Any]) -> tuple[nn.Module | None,
         raise UserError(f"{architecture} has no twin: `timm-asap list` shows the architectures that have one")
     arguments = {**model._model_args, "num_classes": model.num_classes, **asap_kwargs}
     own = {k: v for k, v in model.pretrained_cfg.items() if k not in ("architecture", "tag")}
-    twin = _create(twin_name, pretrained=False, pretrained_cfg_overlay=own, **arguments)
+    twin = create_model(twin_name, pretrained_cfg_overlay=own, **arguments).eval()
     twin.load_state_dict(model.state_dict())
     return model, twin
-
-
-def _check_name(name: str) -> None:
-    architecture, tag = split_model_name_tag(name)
-    if not is_model(architecture):
-        raise UserError(unknown_name("model", name, timm.list_models()))
-    tagged = get_arch_pretrained_cfgs(architecture)
-    if tag and name not in tagged:
-        raise UserError(unknown_name(f"tag of {architecture}", tag, [split_model_name_tag(t)[1] for t in tagged]))
-    if not any(cfg.has_weights for cfg in tagged.values()):
-        raise UserError(f"{architecture} has no pretrained weights: train it first, and give the run folder")
-
-
-def _create(name: str, **kwargs: Any) -> nn.Module:
-    try:
-        return timm.create_model(name, **kwargs).eval()
-    except (TypeError, ValueError, RuntimeError, OSError, AssertionError, KeyError) as error:
-        # what timm and the Hub raise for weights that cannot be had, and for files that are no model
-        first_line = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"model {name} cannot be loaded: {first_line}") from error

@@ -17,7 +17,7 @@ from timm_asap.hub.cards import accuracy, robustness
 from timm_asap.hub.cards.citations import citations, of_data
 from timm_asap.hub.cards.comparison import COMPARISON, make_comparison
 from timm_asap.hub.cards.kept import MARK, PLACES, is_generated, read_kept, wrap
-from timm_asap.hub.cards.licences import Licence, choose_licence
+from timm_asap.hub.cards.licences import Licence, choose_licence, states_licence
 from timm_asap.hub.cards.limits import limits
 from timm_asap.hub.cards.making import healing_lines, training_lines
 from timm_asap.hub.cards.metadata import metadata
@@ -129,11 +129,12 @@ def _render(records: RunRecords, licence: Licence, kept: Mapping[str, str], repo
             run=records,
             model=records.model,
             licence=licence,
-            limits=limits(records),
+            limits=limits(records, repo),
             training=training_lines(records),
             healing=healing_lines(records),
             citations=citations(records),
             cites_data=of_data(records) is not None,
+            data_are_licensed=states_licence(records.data["source"]),
             found={
                 measure: accuracy.of_measure(records, measure)
                 for measure in ("corruption", "attack", "shift", "aliasing")
@@ -146,7 +147,7 @@ def _render(records: RunRecords, licence: Licence, kept: Mapping[str, str], repo
                 "aliasing": robustness.aliasing_table,
                 "comparison": robustness.comparison_table,
             },
-            corruption_means=accuracy.corruption_means,
+            clean_of_attacked=robustness.clean_accuracy_of_attacked(records),
             source=f"hf-hub:{repo}" if repo else f"local-dir:{run}",
             place=repo or run,
             export_name=f"hf-hub:{repo}" if repo else run,

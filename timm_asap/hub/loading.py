@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import timm
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, split_model_name_tag
+from timm.models import get_pretrained_cfg
 from timm.models._builder import _resolve_pretrained_source
 from torch import nn
 
-from timm_asap.errors import UserError, unknown_name
+from timm_asap.errors import UserError
 from timm_asap.hub.client_errors import one_line
 from timm_asap.hub.digests import check_download
 from timm_asap.hub.names import split_revision
+from timm_asap.zoo import check_model_name, create_model
 
 __all__ = ["load"]
 
@@ -50,16 +49,16 @@ def load(name: str, **kwargs: Any) -> nn.Module:
         return _load_from_hub(rest, kwargs)
     if colon and source == "local-dir":
         _check_folder(rest)
-        return _create(name, name, kwargs)
+        return create_model(name, pretrained=True, **kwargs).eval()
     if colon or "/" in name:
         raise UserError(f"model {name!r}: expected hf-hub:user/name, local-dir:FOLDER or architecture.tag")
-    _check_architecture(name)
+    check_model_name(name, pretrained=True)
     load_from, place = _resolve_pretrained_source(get_pretrained_cfg(name).to_dict())
     if load_from == "hf-hub":
         repo, file = place if isinstance(place, tuple) else (place, _WEIGHTS)
         repo, revision = split_revision(repo)
         _fetch(repo, revision, file, kwargs.get("cache_dir"))
-    return _create(name, name, kwargs)
+    return create_model(name, pretrained=True, **kwargs).eval()
 
 
 def _load_from_hub(place: str, kwargs: dict[str, Any]) -> nn.Module:
@@ -68,7 +67,7 @@ def _load_from_hub(place: str, kwargs: dict[str, Any]) -> nn.Module:
     # the commit that was just found: weights that somebody pushes meanwhile cannot meet the older configuration
     commit = config.parent.name
     _fetch(repo, commit, _WEIGHTS, kwargs.get("cache_dir"))
-    return _create(f"hf-hub:{repo}@{commit}", f"hf-hub:{place}", kwargs)
+    return create_model(f"hf-hub:{repo}@{commit}", f"hf-hub:{place}", pretrained=True, **kwargs).eval()
 
 
 def _fetch(repo: str, revision: str | None, file: str, cache_dir: str | Path | None) -> Path:
@@ -95,23 +94,3 @@ def _check_folder(folder: str) -> None:
     for file in ("config.json", _WEIGHTS):
         if not (Path(folder) / file).is_file():
             raise UserError(f"local-dir:{folder} has no {file}: expected the folder of a finished run")
-
-
-def _check_architecture(name: str) -> None:
-    architecture, tag = split_model_name_tag(name)
-    if not is_model(architecture):
-        raise UserError(unknown_name("model", name, timm.list_models()))
-    tagged = get_arch_pretrained_cfgs(architecture)
-    if tag and name not in tagged:
-        raise UserError(unknown_name(f"tag of {architecture}", tag, [split_model_name_tag(t)[1] for t in tagged]))
-    if not get_pretrained_cfg(name).has_weights:
-        raise UserError(f"{name} has no trained weights: expected a tag that has, a run folder or hf-hub:user/name")
-
-
-def _create(name: str, shown: str, kwargs: dict[str, Any]) -> nn.Module:
-    try:
-        return timm.create_model(name, pretrained=True, **kwargs).eval()
-    except (TypeError, ValueError, RuntimeError, OSError, AssertionError, KeyError, SafetensorError) as error:
-        # what timm raises for keywords that a model does not take and for files that are no model
-        first_line = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(f"model {shown} cannot be loaded: {first_line}") from error

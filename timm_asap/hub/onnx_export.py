@@ -13,7 +13,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, first_line
 from timm_asap.training.files import replace_file
 
 __all__ = ["OnnxReport", "export_onnx"]
@@ -126,8 +126,7 @@ def _export(network: nn.Module, input_size: tuple[int, int, int], opset: int | N
                 verbose=False,
             )
         except (torch.onnx.OnnxExporterError, ValueError, RuntimeError) as error:
-            first_line = str(error).strip().split("\n")[0]
-            raise UserError(f"PyTorch cannot export this network to ONNX: {first_line}") from error
+            raise UserError(f"PyTorch cannot export this network to ONNX: {first_line(error)}") from error
 
 
 def _metadata(model: nn.Module, config: dict[str, Any], include_normalization: bool) -> dict[str, str]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from timm_asap.data import PADDING_LABEL
 from timm_asap.training.loaders import build_test_loader
-from timm_asap.training.start import Run
+from timm_asap.training.run import Run
 
 
 def measure_exported_model(run: Run) -> None:

@@ -12,8 +12,9 @@ import torch
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.epoch import Stopped, evaluate, start_sums, train_epoch, watch_robustness
 from timm_asap.training.finish import measure_exported_model
+from timm_asap.training.run import Run
 from timm_asap.training.saving import save_epoch
-from timm_asap.training.start import Run, start_run
+from timm_asap.training.start import start_run
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import timm
 import torch
-from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, split_model_name_tag
+from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import nn
 
 from timm_asap.data import ImageDataset
-from timm_asap.errors import UserError, unknown_name
+from timm_asap.errors import UserError, first_line
 from timm_asap.training.config import TrainConfig, flag
-
-# What timm raises for keywords that a model does not take and for weights that cannot be had.
-_BUILD_ERRORS = (TypeError, ValueError, RuntimeError, OSError, AssertionError)
+from timm_asap.zoo import check_model_name, create_model
 
 
 def check_model_names(config: TrainConfig) -> None:
@@ -23,9 +18,9 @@ def check_model_names(config: TrainConfig) -> None:
     Raises:
         UserError: If there is one.
     """
-    _check_name(config.model, "model")
+    check_model_name(config.model)
     if config.teacher is not None:
-        _check_name(config.teacher, "teacher")
+        check_model_name(config.teacher, "teacher", pretrained=True)
     architecture = split_model_name_tag(config.model)[0]
     if ":" not in config.model and config.asap_kwargs and not architecture.endswith("_asap"):
         given = ", ".join(flag(name) for name in config.asap_kwargs)
@@ -50,7 +45,8 @@ def create_network(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
     known = None if ":" in config.model else get_pretrained_cfg(config.model)
     if known is not None and known.fixed_input_size:
         kwargs.setdefault("img_size", dataset.image_size[1])
-    model = _build(config.model, "model", config.pretrained, dataset, **kwargs)
+    fitting = {"num_classes": dataset.num_classes, "in_chans": dataset.image_size[0]}
+    model = create_model(config.model, pretrained=config.pretrained, **fitting, **kwargs)
     _try_out(model, config.model, dataset, dataset.image_size[1:])
     if config.grad_checkpointing:
         _checkpoint_gradients(model, config.model)
@@ -67,10 +63,7 @@ def create_teacher(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
     Raises:
         UserError: If it cannot be had, or knows other classes.
     """
-    try:
-        teacher = timm.create_model(config.teacher, pretrained=True, in_chans=dataset.image_size[0])
-    except _BUILD_ERRORS as error:
-        raise UserError(f"teacher {config.teacher} cannot be built: {_first_line(error)}") from error
+    teacher = create_model(config.teacher, kind="teacher", pretrained=True, in_chans=dataset.image_size[0])
     if teacher.num_classes != dataset.num_classes:
         raise UserError(
             f"--teacher {config.teacher} knows {teacher.num_classes} classes, --dataset {config.dataset} has "
@@ -78,28 +71,6 @@ def create_teacher(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
         )
     _try_out(teacher, config.teacher, dataset, dataset.image_size[1:])
     return teacher.eval().requires_grad_(False)
-
-
-def _check_name(name: str, kind: str) -> None:
-    if ":" in name:  # hf-hub: and local-dir: are looked up when the model is built
-        return
-    architecture, tag = split_model_name_tag(name)
-    if not is_model(architecture):
-        raise UserError(unknown_name(kind, name, timm.list_models()))
-    tagged = get_arch_pretrained_cfgs(architecture)
-    if tag and name not in tagged:
-        raise UserError(unknown_name(f"tag of {architecture}", tag, [split_model_name_tag(t)[1] for t in tagged]))
-
-
-def _build(name: str, kind: str, pretrained: bool, dataset: ImageDataset, **kwargs: Any) -> nn.Module:
-    try:
-        return timm.create_model(
-            name, pretrained=pretrained, num_classes=dataset.num_classes, in_chans=dataset.image_size[0], **kwargs
-        )
-    except UserError:
-        raise
-    except _BUILD_ERRORS as error:
-        raise UserError(f"{kind} {name} cannot be built: {_first_line(error)}") from error
 
 
 def _try_out(model: nn.Module, name: str, dataset: ImageDataset, size: tuple[int, int]) -> None:
@@ -110,7 +81,7 @@ def _try_out(model: nn.Module, name: str, dataset: ImageDataset, size: tuple[int
             scores = model.eval()(torch.zeros(1, channels, *size))
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         raise UserError(
-            f"model {name} cannot take images of {size[0]} x {size[1]} pixels: {_first_line(error)}; "
+            f"model {name} cannot take images of {size[0]} x {size[1]} pixels: {first_line(error)}; "
             "choose a model for this size, such as resnet20_lowres_asap for 32 x 32"
         ) from error
     if not isinstance(scores, torch.Tensor) or scores.shape != (1, dataset.num_classes):
@@ -125,7 +96,3 @@ def _checkpoint_gradients(model: nn.Module, name: str) -> None:
         model.set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
         raise UserError(f"--grad-checkpointing: model {name} does not have it; leave it out") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

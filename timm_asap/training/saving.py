@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from timm_asap.training.export import export_model
 from timm_asap.training.plots import learning_curves
+from timm_asap.training.run import Run
 from timm_asap.training.state import gather_state
-
-if TYPE_CHECKING:
-    from timm_asap.training.start import Run
 
 
 def save_checkpoint(run: Run) -> None:

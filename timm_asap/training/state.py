@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
-import torch
 from accelerate import DistributedType
 from accelerate.utils import gather_object
 
 from timm_asap.data import StreamLoader
 from timm_asap.errors import UserError
 from timm_asap.training.random_state import get_random_state, set_random_state
-
-if TYPE_CHECKING:
-    from timm_asap.training.start import Run
-
-
-@dataclass
-class Position:
-    """How far a run has come. The learning-rate schedule is a function of `step` and needs no state of its own."""
-
-    epoch: int = 0
-    """Finished epochs."""
-    batch: int = 0
-    """Batches trained on in the epoch after those."""
-    step: int = 0
-    """Optimizer steps made."""
-    best_accuracy: float = -1.0
-    """Highest accuracy so far, in percent: of the validation split where there is one, or else of the test split."""
-    best_epoch: int = 0
-    """The epoch that it was reached in, counted from 1."""
-    best_step: int = 0
-    """The optimizer step after that epoch."""
-
-
-@dataclass
-class EpochSums:
-    """What an epoch has come to so far, so that its record does not show that it was interrupted."""
-
-    losses: torch.Tensor
-    """Mean loss over the processes, one per batch of the epoch."""
-    correct: int = 0
-    """Images that were answered right, over all processes."""
-    seconds: float = 0.0
-    """Time spent in training."""
+from timm_asap.training.run import EpochSums, Run
 
 
 def gather_state(run: Run, sums: EpochSums) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from timm_asap.evaluation.intervals import bootstrap_means, percentile_interval,
 from timm_asap.hub.cards.markdown import interval_text, percent, table
 from timm_asap.hub.cards.records import RunRecords
 
-__all__ = ["clean_table", "corruption_means", "corruption_table", "of_measure"]
+__all__ = ["clean_table", "corruption_means", "corruption_table", "measured_on", "of_measure"]
 
-_HEALING = {"plain": "plain network", "before": "strides swapped", "healed": "these weights"}
+_HEALING = {"plain": "plain network", "before": "before healing", "healed": "these weights"}
 
 Result = Mapping[str, Any]
 
@@ -28,11 +28,11 @@ def of_measure(records: RunRecords, measure: str) -> list[Result]:
 def clean_table(records: RunRecords) -> str:
     """Accuracy on clean images: of the evaluation, and of the end of training where that says something else."""
     rows = []
+    name, split = records.data_name, records.data["test_name"]
     for result in of_measure(records, "clean"):
         data = records.evaluation.content["data"]
-        rows.append((data["name"], data["split"], result["images"], result["accuracy"], result["interval"]))
+        rows.append((measured_on(records), data["split"], result["images"], result["accuracy"], result["interval"]))
         rows[-1] += (f"{result['loss']:.4f}", "timm-asap evaluate")
-    name, split = records.data["name"], records.data["test_name"]
     if records.result is not None:
         images, accuracy = records.result["test_images"], records.result["test_accuracy"]
         if not any(row[:3] == (name, split, images) and abs(row[3] - accuracy) < 0.005 for row in rows):
@@ -53,9 +53,10 @@ def corruption_table(records: RunRecords) -> str:
     severities = sorted({result["severity"] for result in results})
     rows = []
     for name, (mean, interval) in corruption_means(records).items():
-        found = {result["severity"]: result for result in results if result["corruption"] == name}
-        cells = [percent(found[severity]["accuracy"]) if severity in found else "-" for severity in severities]
-        star = " *" if any(result["approximate"] for result in found.values()) else ""
+        group = [result for result in results if name in ("all", result["corruption"])]
+        found = [[r["accuracy"] for r in group if r["severity"] == severity] for severity in severities]
+        cells = [percent(sum(values) / len(values)) if values else "-" for values in found]
+        star = " *" if name != "all" and any(result["approximate"] for result in group) else ""
         rows.append((name.replace("_", " ") + star, *cells, percent(mean, interval)))
     return table(("Corruption", *(f"severity {severity}" for severity in severities), "mean"), rows)
 
@@ -72,6 +73,12 @@ def corruption_means(records: RunRecords) -> dict[str, tuple[float, tuple[float,
         interval = None if per_image is None else _interval(per_image[0], group)
         means[name] = sum(result["accuracy"] for result in group) / len(group), interval
     return means
+
+
+def measured_on(records: RunRecords) -> str:
+    """What to call the data of the evaluation: those of the run by the same name."""
+    name = records.evaluation.content["data"]["name"]
+    return records.data_name if name == records.data["name"] else name
 
 
 def _interval(right: Mapping[str, Any], results: Sequence[Result]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from timm_asap.evaluation.intervals import RESAMPLES
 from timm_asap.evaluation.record import Record, read_record
 from timm_asap.hub.cards.privacy import cut_paths
 from timm_asap.hub.digests import sha256
+from timm_asap.hub.run_checks import read_json
 
 __all__ = ["COMPARISON", "check_comparison", "make_comparison", "shown_rows"]
 
@@ -36,15 +37,22 @@ def make_comparison(baseline: Path, evaluation: Record) -> dict[str, Any]:
     if weights == evaluation.content["model"]["weights_sha256"]:
         raise UserError(f"--against {against.path} is of the same weights: expected the record of another model")
     compared = compare(against, evaluation)
-    return {
+    content = {
         "version": 1,
         "evaluation_sha256": sha256(evaluation.path),
-        "against": {**against.content["model"], "produced_by": against.content.get("produced_by")},
+        "against": {**against.content["model"], "trained_with": _training_command(against)},
         "method": METHOD,
         "resamples": RESAMPLES,
         "seed": 0,
-        **cut_paths(compared.record()),
+        **compared.record(),
     }
+    return cut_paths(content)
+
+
+def _training_command(record: Record) -> str | None:
+    """What trained the baseline, where its record lies in its run folder."""
+    facts = record.path.with_name("run.json")
+    return read_json(facts).get("command") if facts.is_file() else None
 
 
 def check_comparison(comparison: Mapping[str, Any], evaluation: Record, folder: Path) -> None:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from timm_asap.errors import UserError
 from timm_asap.hub.cards.origin import UNKNOWN_LICENCE, Origin
 
-__all__ = ["FROM_SCRATCH", "Licence", "choose_licence"]
+__all__ = ["FROM_SCRATCH", "Licence", "choose_licence", "states_licence"]
 
 FROM_SCRATCH = "mit"
 """Of weights that were trained from random ones, where nobody says otherwise: the licence of timm_asap."""
 
+# "licence mit", as of a data set on the Hub; "MIT licence"; "CC BY 4.0".
+_LICENCE_OF_DATA = re.compile(r"licence (?!not stated)|\w licence\b|\bCC\b")
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
@@ -68,7 +70,12 @@ def _of_origin(origin: Origin, asked: str | None) -> Licence:
             f"--license {asked}: these weights started from {origin.name}, which is under {origin.licence} "
             f"({origin.stated_by}); leave --license out"
         )
-    because = f"It is that of {origin}, which they started from, as {origin.stated_by} states it."
+    because = f"They started from {origin}, and keep its licence, as {origin.stated_by} states it."
     if origin.is_identifier:
         return Licence(origin.licence, None, None, because)
     return Licence("other", origin.licence, origin.link, because)
+
+
+def states_licence(source: str) -> bool:
+    """Whether a data set's description tells its licence."""
+    return _LICENCE_OF_DATA.search(source) is not None

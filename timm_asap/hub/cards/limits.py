@@ -8,7 +8,7 @@ from timm_asap.evaluation.corruptions import CORRUPTIONS
 from timm_asap.hub.cards.accuracy import of_measure
 from timm_asap.hub.cards.records import RunRecords
 
-__all__ = ["evaluate_line", "limits"]
+__all__ = ["limits"]
 
 _MEASURES = {
     "clean": "clean accuracy",
@@ -19,9 +19,9 @@ _MEASURES = {
 }
 
 
-def evaluate_line(records: RunRecords) -> str:
+def _evaluate_line(records: RunRecords, repo: str | None) -> str:
     """The command that measures robustness on the data of the run."""
-    words = ["timm-asap", "evaluate", records.shown_folder, "--dataset"]
+    words = ["timm-asap", "evaluate", f"hf-hub:{repo}" if repo else records.shown_folder, "--dataset"]
     if records.config is None:
         words.append(records.healing["dataset"])
     else:
@@ -29,31 +29,34 @@ def evaluate_line(records: RunRecords) -> str:
         for name in ("data_dir", "image_key", "label_key", "train_split", "test_split"):
             if records.config.get(name):
                 words += [f"--{name.replace('_', '-')}", str(records.config[name])]
-    return shlex.join([*words, "--overwrite"] if records.evaluation_is_stale else words)
+    return shlex.join([*words, "--overwrite"] if records.evaluation_is_stale and repo is None else words)
 
 
-def limits(records: RunRecords) -> list[str]:
-    """Sentences, each a limit."""
+def limits(records: RunRecords, repo: str | None = None) -> list[str]:
+    """Sentences, each a limit.
+
+    Args:
+        records: Of the run.
+        repo: Repository on the Hub that a reader has the model from; None for the run folder.
+    """
     size = " x ".join(map(str, records.model.input_size))
     found = [
-        f"It knows the {records.data['classes']:,} classes of {records.data['name']}, and was tried on images prepared "
+        f"It knows the {records.data['classes']:,} classes of {records.data_name}, and was tried on images prepared "
         f"as {size} (channels, height, width): other data, sizes and cameras are untried."
     ]
     if records.config is not None:
-        found.append(
-            f"One run with seed {records.config['seed']}: how far another seed ends elsewhere is not measured."
-        )
+        found.append(f"One run with seed {records.config['seed']}: what another seed reaches is not measured.")
         if records.config.get("adversarial") is None:
             found.append("It was not trained on adversarial images.")
-    return [*found, *_of_the_evaluation(records), *_of_the_comparison(records)]
+    return [*found, *_of_the_evaluation(records, repo), *_of_the_comparison(records, repo)]
 
 
-def _of_the_evaluation(records: RunRecords) -> list[str]:
+def _of_the_evaluation(records: RunRecords, repo: str | None) -> list[str]:
     if records.evaluation is None:
         why = "was not measured"
         if records.evaluation_is_stale:
             why = "was measured on older weights alone, and so is not shown"
-        return [f"Robustness {why}. The line that measures it: `{evaluate_line(records)}`."]
+        return [f"Robustness {why}. The line that measures it: `{_evaluate_line(records, repo)}`."]
     found = []
     if missing := [text for measure, text in _MEASURES.items() if not of_measure(records, measure)]:
         found.append(f"Not measured: {', '.join(missing)}.")
@@ -79,11 +82,11 @@ def _of_the_evaluation(records: RunRecords) -> list[str]:
     return found
 
 
-def _of_the_comparison(records: RunRecords) -> list[str]:
+def _of_the_comparison(records: RunRecords, repo: str | None) -> list[str]:
     if records.comparison is None:
         if not (records.is_twin and records.evaluation):
             return []
-        line = f"timm-asap card {shlex.quote(records.shown_folder)} --against RECORD"
-        return [f"Not compared with the plain network trained alike; `{line}` adds its evaluation."]
+        line = f"; `timm-asap card {shlex.quote(records.shown_folder)} --against RECORD` adds its evaluation"
+        return [f"Not compared with the plain network trained alike{'' if repo else line}."]
     left_out = records.comparison["left_out"]
     return [f"Not compared: {name} ({why})." for name, why in left_out.items()]

@@ -24,7 +24,6 @@ def training_lines(records: RunRecords) -> list[str]:
     if records.config is None:
         return []
     config, facts, result = records.config, records.facts, records.result
-    minutes = sum(epoch["seconds"] for epoch in records.epochs) / 60
     processes = f" in {facts['processes']} processes" if facts["processes"] > 1 else ""
     lines = [
         f"Data: {_data(records)}",
@@ -42,7 +41,7 @@ def training_lines(records: RunRecords) -> list[str]:
         f"Weights of epoch {result['epoch']}, chosen by: {result['chosen_by']}. The test images chose nothing."
     )
     lines.append(
-        f"{minutes:,.1f} minutes on {facts['hardware']}{processes}; {records.epochs[-1]['images_per_s']:,.0f} images/s "
+        f"{_duration(records)} on {facts['hardware']}{processes}; {records.epochs[-1]['images_per_s']:,.0f} images/s "
         "in the last epoch."
     )
     lines.append(f"Versions: {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}.")
@@ -55,9 +54,11 @@ def healing_lines(records: RunRecords) -> list[str]:
     if healing is None:
         return []
     report = healing["report"]
+    was_plain = "plain" in healing["accuracy"]
+    swapped = "had its strides swapped for alias-free ones, its weights kept" if was_plain else "was alias-free already"
     lines = [
-        f"The strides of {records.origin} were swapped for alias-free ones, its weights kept.",
-        f"Then {report['images']:,} training images of {records.data['name']}, without labels, re-estimated "
+        f"{records.origin} {swapped}.",
+        f"Then {report['images']:,} training images of {records.data_name}, without labels, re-estimated "
         f"{len(report['batchnorm'])} BatchNorm layers.",
     ]
     if report["sites"]:
@@ -72,7 +73,7 @@ def healing_lines(records: RunRecords) -> list[str]:
 
 def _data(records: RunRecords) -> str:
     data, config = records.data, records.config
-    name, images = data["name"], data["train_images"]
+    name, images = records.data_name, data["train_images"]
     if images is not None:
         parts = [f"{images:,} training images of {name}"]
     elif config.get("streaming"):
@@ -89,6 +90,13 @@ def _epochs(records: RunRecords) -> str:
     done, planned = len(records.epochs), records.config["epochs"]
     text = f"{done:,} {'epoch' if done == 1 else 'epochs'}"
     return text if done == planned else f"{text}, stopped early out of {planned:,},"
+
+
+def _duration(records: RunRecords) -> str:
+    seconds = sum(epoch["seconds"] for epoch in records.epochs)
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
 def _changed_settings(config: Mapping[str, Any]) -> dict[str, Any]:

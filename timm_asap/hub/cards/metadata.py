@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from timm_asap.hub.cards.accuracy import corruption_means, of_measure
+from timm_asap.hub.cards.accuracy import corruption_means, measured_on, of_measure
 from timm_asap.hub.cards.licences import Licence
 from timm_asap.hub.cards.markdown import eps_text
 from timm_asap.hub.cards.records import RunRecords
@@ -54,7 +54,7 @@ def _results(records: RunRecords) -> Iterator[EvalResult]:
         yield _of_the_run(records)
         return
     data = records.evaluation.content["data"]
-    where = (data["name"], data["hub_id"], data["split"])
+    where = (measured_on(records), data["hub_id"], data["split"])
     clean = of_measure(records, "clean")
     if not clean:
         yield _of_the_run(records)
@@ -81,7 +81,7 @@ def _of_the_run(records: RunRecords) -> EvalResult:
         if result is not None
         else (healing["test_images"], healing["accuracy"]["healed"])
     )
-    return _accuracy(data["name"], data["hub_id"], data["test_name"], f"clean, {images:,} images", accuracy)
+    return _accuracy(records.data_name, data["hub_id"], data["test_name"], f"clean, {images:,} images", accuracy)
 
 
 def _accuracy(name: str, hub_id: str | None, split: str, about: str, value: float) -> EvalResult:

@@ -50,7 +50,10 @@ class Origin:
         return None if self.hub_id is None else f"https://huggingface.co/{self.hub_id}"
 
     def __str__(self) -> str:
-        return f"`{self.name}`" if self.link is None else f"[{self.hub_id}]({self.link})"
+        if self.link is None:
+            return f"`{self.name}`"
+        link = f"[{self.hub_id}]({self.link})"
+        return link if self.hub_id.endswith(self.name) else f"`{self.name}` (which started from {link})"
 
 
 def find_origin(model: str, pretrained: bool, model_kwargs: Mapping[str, Any] | None = None) -> Origin | None:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from timm.models import is_model_in_modules
 
+from timm_asap.data.tables import BUILDERS
 from timm_asap.errors import UserError
 from timm_asap.evaluation.models import OpenedModel, open_model
 from timm_asap.evaluation.record import RECORD, Record, read_record
@@ -18,7 +19,7 @@ from timm_asap.hub.cards.comparison import COMPARISON, check_comparison
 from timm_asap.hub.cards.origin import Origin, find_origin
 from timm_asap.hub.cards.privacy import cut_paths
 from timm_asap.hub.run_checks import read_json
-from timm_asap.training.facts import _hub_id
+from timm_asap.training.facts import hub_id_of
 from timm_asap.training.run_folder import RunFolder
 from timm_asap.zoo import is_twin, plain_name
 
@@ -26,6 +27,10 @@ __all__ = ["RunRecords", "read_records"]
 
 _TRAINED = ("config.yaml", "run.json", "metrics.jsonl", "result.json", "config.json", "model.safetensors")
 _HEALED = ("heal.json", "config.json", "model.safetensors")
+
+# Data sets that are called by the kind of their files, and what their source says then.
+_KINDS = frozenset({"idx", *BUILDERS})
+_OF_A_FOLDER = " of the folder "
 
 # Modules of this package that register architectures: without it, timm does not know their names.
 _OWN_MODULES = ("asap_twins", "lowres")
@@ -68,13 +73,19 @@ class RunRecords:
     @property
     def name(self) -> str:
         """Architecture and data, as timm writes a model and its tag."""
-        return f"{self.model.architecture}.{Path(self.data['name']).name}"
+        return f"{self.model.architecture}.{Path(self.data_name).name}"
+
+    @property
+    def data_name(self) -> str:
+        """What to call the data: a folder of files, which have no name, by its own."""
+        name, source = self.data["name"], self.data["source"]
+        return source.rpartition(_OF_A_FOLDER)[2] if name in _KINDS and _OF_A_FOLDER in source else name
 
     @property
     def shown_folder(self) -> str:
         """The run folder in commands for others: without the folders above it that only its owner has."""
-        outside = self.folder.is_absolute() or ".." in self.folder.parts
-        return (self.folder.resolve().name if outside else self.folder.as_posix()) or "."
+        outside = self.folder.is_absolute() or ".." in self.folder.parts or not self.folder.name
+        return self.folder.resolve().name if outside else self.folder.as_posix()
 
     @property
     def is_twin(self) -> bool:
@@ -182,7 +193,7 @@ def _read_evaluation(folder: Path, model: OpenedModel) -> tuple[Record | None, b
 
 def _healed_with(healing: Mapping[str, Any], model: OpenedModel) -> dict[str, Any]:
     """The data of heal.json in the terms of run.json."""
-    hub_id = _hub_id(healing["dataset"])
+    hub_id = hub_id_of(healing["dataset"])
     return {
         "name": healing["dataset"] if hub_id else Path(healing["dataset"]).name,
         "hub_id": hub_id,

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from timm_asap.hub.cards.accuracy import of_measure
 from timm_asap.hub.cards.comparison import shown_rows
 from timm_asap.hub.cards.markdown import eps_text, interval_text, percent, table
 from timm_asap.hub.cards.records import RunRecords
 
-__all__ = ["aliasing_table", "attack_settings", "attack_table", "comparison_table", "shift_table"]
+__all__ = [
+    "aliasing_table",
+    "attack_settings",
+    "attack_table",
+    "clean_accuracy_of_attacked",
+    "comparison_table",
+    "shift_table",
+]
 
 
 def attack_settings(result: Mapping[str, Any]) -> str:
@@ -78,12 +87,37 @@ def aliasing_table(records: RunRecords) -> str:
 
 def comparison_table(records: RunRecords) -> str:
     """Every measurement that both models have, wins and losses alike."""
+    results = {result["id"]: result for result in records.evaluation.content["results"]}
     rows = []
     for row in shown_rows(records.comparison):
-        name = row["id"] if row["entries"] == 1 else f"{row['id']}, mean of {row['entries']}"
+        name = _row_name(row, results.get(row["id"]))
         difference = f"{row['difference']:+.2f}"
         interval = "" if row["interval"] is None else interval_text(row["interval"], "+")
         values = percent(row["baseline"]), percent(row["model"])
         rows.append((name, row["metric"], row["verdict"] or "", *values, difference, interval))
     columns = ("Measurement", "Metric (%)", "Verdict", "Baseline", "This model", "Difference", "95 % interval")
     return table(columns, rows, text_columns=3)
+
+
+def _row_name(row: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
+    """What a row of a comparison is called; its result is known unless it is a mean."""
+    if result is None:
+        name = row["id"].partition("/")[2].replace("_", " ") or "all corruptions"
+        return f"{name}, mean of {row['entries']}"
+    if row["measure"] == "corruption":
+        return f"{result['corruption'].replace('_', ' ')}, severity {result['severity']}"
+    if row["measure"] == "attack":
+        return f"{result['attack']}, {result['norm']}, eps {eps_text(result['eps'], result['norm'])}"
+    if row["measure"] == "shift":
+        return f"{result['kind']} shift, {result['pixels']:g} {'pixel' if result['pixels'] == 1 else 'pixels'}"
+    return row["id"]
+
+
+def clean_accuracy_of_attacked(records: RunRecords) -> float | None:
+    """Accuracy (percent) on the attacked images before they were attacked; None where their answers are not known."""
+    per_image = None if records.evaluation is None else records.evaluation.per_image()
+    if per_image is None or "clean" not in per_image[0] or "attack" not in per_image[1]:
+        return None
+    right, sample_ids = per_image
+    attacked = torch.isin(sample_ids["clean"], sample_ids["attack"])
+    return 100 * right["clean"][attacked].double().mean().item()
