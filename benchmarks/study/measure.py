@@ -6,9 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
 from benchmarks.common import RESULTS
 from benchmarks.study.plan import StudyRun
-from timm_asap.evaluation import EvaluateConfig, evaluate
+from timm_asap.evaluation import EvaluateConfig, Record, evaluate
+from timm_asap.training.files import replace_file, replace_text
 from timm_asap.training.run_folder import RunFolder
 
 RECORDS = RESULTS / "study"
@@ -45,10 +50,10 @@ def measure(run: StudyRun, folder: Path, data_dir: str) -> Path:
     Returns:
         The JSON.
     """
-    record = _evaluate(folder, folder, data_dir, SETTINGS)
-    results = list(record["results"])
+    records = [_evaluate(folder, folder, data_dir, SETTINGS)]
     if run.seed == 0:
-        results += _evaluate(folder, folder / "apgd", data_dir, APGD)["results"]
+        records.append(_evaluate(folder, folder / "apgd", data_dir, APGD))
+    record = records[0].content
     trained = RunFolder(folder)
     content = {
         "run": run.name,
@@ -60,15 +65,25 @@ def measure(run: StudyRun, folder: Path, data_dir: str) -> Path:
         "epochs": trained.metrics(),
         "versions": record["produced_by"]["versions"],
         "hardware": record["produced_by"]["hardware"],
-        "results": results,
+        "results": [result for record in records for result in record.content["results"]],
     }
     path = RECORDS / f"{run.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _write_answers(path.with_suffix(".safetensors"), records)
+    replace_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 
-def _evaluate(run_folder: Path, output: Path, data_dir: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _write_answers(path: Path, records: list[Record]) -> None:
+    """Which images were right, a bit each: what paired intervals are computed from."""
+    bits = {}
+    for record in records:
+        right, _ = record.per_image()
+        bits |= {name: torch.from_numpy(np.packbits(values.numpy())) for name, values in right.items()}
+    with replace_file(path) as aside:
+        save_file(bits, aside)
+
+
+def _evaluate(run_folder: Path, output: Path, data_dir: str, settings: dict[str, Any]) -> Record:
     config = EvaluateConfig(
         models=(str(run_folder),),
         dataset="fashion_mnist",
@@ -78,4 +93,4 @@ def _evaluate(run_folder: Path, output: Path, data_dir: str, settings: dict[str,
         **settings,
     )
     (record,) = evaluate(config)
-    return json.loads(record.path.read_text(encoding="utf-8"))
+    return record
