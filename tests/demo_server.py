@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
-# without `timm_asap.cli`, whose handling of errors is tested elsewhere
-DEMO = [sys.executable, "-c", "import sys; from timm_asap.commands.demo import main; main(sys.argv[1:])"]
+DEMO = [sys.executable, "-m", "timm_asap.cli", "demo"]
 
 
 def free_port():
@@ -48,7 +47,7 @@ def serving(words, started, **settings):
             process.kill()
             raise
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
         assert "Traceback" not in output
 
@@ -60,9 +59,9 @@ def ask(url, *data):
         data=json.dumps({"data": data}).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(call, timeout=30) as reply:
+    with urllib.request.urlopen(call, timeout=60) as reply:
         event = json.load(reply)["event_id"]
-    with urllib.request.urlopen(f"{url}/gradio_api/call/predict/{event}", timeout=30) as reply:
+    with urllib.request.urlopen(f"{url}/gradio_api/call/predict/{event}", timeout=60) as reply:
         kind, content = reply.read().decode().strip().split("\n")[-2:]
     assert kind == "event: complete", (kind, content)
     return json.loads(content.removeprefix("data: "))
@@ -70,6 +69,6 @@ def ask(url, *data):
 
 def component(url, elem_id):
     """A component of the page, as its configuration has it."""
-    with urllib.request.urlopen(f"{url}/config", timeout=30) as reply:
+    with urllib.request.urlopen(f"{url}/config", timeout=60) as reply:
         components = json.load(reply)["components"]
     return next(c["props"] for c in components if c["props"].get("elem_id") == elem_id)

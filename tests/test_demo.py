@@ -10,7 +10,7 @@ from PIL import Image
 from timm_asap import data
 from timm_asap.commands import demo as command
 from timm_asap.data.images import ImageFileError
-from timm_asap.demo import open_pair, predict
+from timm_asap.demo import open_pair, pictures, predict
 from timm_asap.demo.answers import CLEAN, corruption_names
 from timm_asap.demo.examples import write_examples
 from timm_asap.demo.pictures import read_pixels
@@ -89,10 +89,10 @@ def test_an_example_is_what_an_evaluation_would_show(small, large, digit, tmp_pa
     for part in ("train/a", "train/b", "val/a", "val/b"):
         (tmp_path / "set" / part).mkdir(parents=True)
         (tmp_path / "set" / part / "1.jpg").write_bytes(photograph.read_bytes())
-    pictures = data.load_dataset("imagefolder", str(tmp_path / "set"))
+    photographs = data.load_dataset("imagefolder", str(tmp_path / "set"))
     loader = data.build_loader(
-        pictures.test,
-        pictures,
+        photographs.test,
+        photographs,
         1,
         training=False,
         input_size=large.input_size,
@@ -132,6 +132,26 @@ def test_pictures_of_every_kind(kind, size, small, large, tmp_path):
     answer = predict(pair, tmp_path / "picture.png", "brightness", 1)
     assert len(answer.twin) == len(answer.plain) == 5
     assert all(np.isfinite(list(answer.twin.values()) + list(answer.plain.values())))
+
+
+def test_a_small_picture_is_framed_as_small_data_sets_are(small, tmp_path):
+    Image.new("L", (28, 28), 102).save(tmp_path / "picture.png")
+    expected = torch.zeros(1, 1, 32, 32)
+    expected[..., 2:30, 2:30] = 0.4
+    torch.testing.assert_close(read_pixels(tmp_path / "picture.png", small), expected)
+
+
+def test_a_hair_loses_its_ends_before_it_is_enlarged(large, tmp_path, monkeypatch):
+    taken, create = [], pictures.create_transform
+
+    def watched(*args, **kwargs):
+        transform = create(*args, **kwargs)
+        return lambda picture: taken.append(np.asarray(picture)[..., 0]) or transform(picture)
+
+    monkeypatch.setattr(pictures, "create_transform", watched)
+    Image.fromarray(np.arange(200, dtype=np.uint8)[:, None].repeat(2, axis=1)).save(tmp_path / "picture.png")
+    read_pixels(tmp_path / "picture.png", large)
+    assert taken[0].tolist() == [[level] * 2 for level in range(96, 104)]
 
 
 def test_what_is_no_picture(small, tmp_path):

@@ -203,7 +203,7 @@ def test_the_scores_of_the_download_are_compared(you, run):
 
     (run.parent / "bundle").mkdir()
     publish(run, REPO)
-    bundle = make_bundle(run, run.parent / "bundle")
+    bundle = make_bundle(run, run.parent / "bundle", REPO)
     remote = Remote(REPO)
     verify(remote.api, REPO, "main", bundle)
     bundle.logits[0, 0] += 1e-6
@@ -291,7 +291,7 @@ def test_a_token_in_a_record_is_refused(you, run):
     token = "hf_" + "aBcDeFgHiJ" * 3 + "kLmN"
     for secret in (token, you.write_token):
         change_json(run / "evaluation.json", note=f"--token {secret}")
-        with pytest.raises(UserError, match=r"evaluation\.json holds an access token") as raised:
+        with pytest.raises(UserError, match=r"evaluation\.json would hold an access token") as raised:
             publish(run, REPO)
         assert secret not in str(raised.value)
     assert you.requests == []

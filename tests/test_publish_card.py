@@ -59,7 +59,7 @@ def test_publish_checks_the_card_before_anything_is_sent(hub, monkeypatch, tmp_p
     monkeypatch.setenv("HF_TOKEN", hub.write_token)
     run = publishable_run(tmp_path)
 
-    def write_bad_card(folder):
+    def write_bad_card(folder, repo):
         (folder / "README.md").write_text(card(yaml.dump, **{"model-index": with_value(np.float64(50.0))}))
 
     monkeypatch.setattr("timm_asap.hub.bundle.write_card", write_bad_card)

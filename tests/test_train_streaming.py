@@ -6,7 +6,7 @@ import signal
 import datasets
 import pytest
 from PIL import Image
-from test_train_survival import assert_same_end, newest_state, signal_at_batch
+from test_train_survival import assert_same_end, check_killed_run, newest_state, signal_at_batch
 from tiny_run import main, tiny_flags
 
 
@@ -26,7 +26,7 @@ def shards(tmp_path_factory):
 
 def stream_flags(shards, output, **changes):
     fields = {"dataset": "parquet", "streaming": True, "steps_per_epoch": 4, "shuffle_buffer": 10, "batch_size": 8}
-    flags = tiny_flags(shards, output, **fields, epochs=3, **changes)
+    flags = tiny_flags(shards, output, **{**fields, "epochs": 3, **changes})
     where = flags.index("--streaming")
     return flags[: where + 1] + flags[where + 2 :]  # a switch has no value
 
@@ -47,3 +47,11 @@ def test_it_goes_on_bit_equally_in_the_middle(shards, tmp_path, monkeypatch):
     assert newest_state(tmp_path / "run")["position"]["batch"] == 2
     assert main(["--output", str(tmp_path / "run"), "--resume"]) == 0
     assert_same_end(tmp_path / "run", tmp_path / "straight")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_a_killed_stream_goes_on_bit_equally(name, processes, shards, tmp_path):
+    steady = {"model": "test_vit", "model_kwargs": "{}", "opt": "adamw", "lr": 1e-3, "epochs": 8, "checkpoint_steps": 3}
+    check_killed_run(lambda folder: stream_flags(shards, folder, **steady), name, processes, tmp_path)

@@ -18,7 +18,6 @@ from timm_asap.training.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "train.py"
 EPOCHS = 3
-LONG = 8
 
 
 @pytest.fixture(scope="module")
@@ -134,25 +133,23 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch_and_nothing_else(straight, d
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_a_process_that_is_killed_from_outside(name, processes, data_dir, tmp_path):
-    flags = {
-        "model": "test_vit",
-        "model_kwargs": "{}",
-        "opt": "adamw",
-        "lr": 1e-3,
-        "epochs": LONG,
-        "checkpoint_steps": 3,
-    }
-    straight, folder = tmp_path / "straight", tmp_path / "run"
-    assert _launch(tiny_flags(data_dir, straight, **flags), processes).wait(timeout=300) == 0
+    steady = {"model": "test_vit", "model_kwargs": "{}", "opt": "adamw", "lr": 1e-3, "epochs": 8, "checkpoint_steps": 3}
+    check_killed_run(lambda folder: tiny_flags(data_dir, folder, **steady), name, processes, tmp_path)
 
-    process = _launch(tiny_flags(data_dir, folder, **flags), processes)
+
+def check_killed_run(flags, name, processes, tmp_path):
+    """A run of eight epochs that gets a signal after its first one, resumed, against one that was left alone."""
+    straight, folder = tmp_path / "straight", tmp_path / "run"
+    assert _launch(flags(straight), processes).wait(timeout=300) == 0
+
+    process = _launch(flags(folder), processes)
     _wait_for_epochs(folder, 1)
     # the launcher passes polite signals on, and takes nothing with it when it is killed
     killed = psutil.Process(process.pid).children(recursive=True) if name == "SIGKILL" else []
     for each in [*killed, process]:
         each.send_signal(getattr(signal, name))
     process.wait(timeout=60)
-    assert len(curve(folder)) < LONG
+    assert len(curve(folder)) < len(curve(straight))
     for path in folder.rglob(".*"):
         assert path.name.endswith(".aside") or path.name == ".export"
     assert _launch(["--output", str(folder), "--resume"], processes).wait(timeout=300) == 0

@@ -20,15 +20,20 @@ from timm_asap.data.splits import TensorSplit
 from timm_asap.errors import UserError
 from timm_asap.healing import batchnorm_layers, heal
 from timm_asap.healing.pair import load_pair
+from timm_asap.training.command_line import cut_path
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.export import export_model
+from timm_asap.training.facts import hardware, package_versions
 from timm_asap.training.files import replace_text
 from timm_asap.training.plan import Plan
 from timm_asap.training.run_folder import RunFolder
 from timm_asap.zoo import AsapOptions
 
 _STEM = {"auto": "auto", "true": True, "false": False}
-_OWN_FILES = ("model.safetensors", "config.json", "heal.json")
+_OWN_FILES = (
+    *("model.safetensors", "config.json", "heal.json", "README.md"),
+    *("evaluation.json", "evaluation.safetensors", "comparison.json", "plots"),
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
         )
     plan = _plan(options, dataset, model)
     architecture = model.pretrained_cfg["architecture"]
-    report_on = {"model": options.model, "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
+    report_on = {"model": cut_path(options.model), "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
     print(", ".join(f"{name} {value}" for name, value in report_on.items()))
 
     test = _loader(plan, dataset.test)
@@ -143,6 +148,7 @@ def main(argv: Sequence[str]) -> None:
 
     export_model(plan, model, folder)
     record = {**report_on, "dataset": dataset.name, "source": dataset.source, "test_name": dataset.test_name}
+    record |= {"versions": package_versions(), "hardware": hardware(device)}
     record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
     replace_text(folder / "heal.json", json.dumps(record, indent=2) + "\n")
     print(RunFolder(folder).load_line)

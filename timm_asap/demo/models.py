@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -31,11 +32,13 @@ class DemoModel:
         title: What the page calls it.
         classifier: Takes pixels in [0, 1]; its `model` is the network.
         class_names: One per class, no two alike.
+        folder: The run folder that its weights come from; None for any other source.
     """
 
     title: str
     classifier: PixelModel
     class_names: tuple[str, ...]
+    folder: Path | None
 
     @torch.no_grad()
     def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -130,13 +133,13 @@ def _open_plain(name: str, of_twin: OpenedModel, twin: DemoModel) -> DemoModel:
 
 def _demo_model(opened: OpenedModel) -> DemoModel:
     classifier = PixelModel(opened.network, opened.mean, opened.std).eval()
-    return DemoModel(_title(opened), classifier, _class_names(opened))
+    return DemoModel(_title(opened), classifier, _class_names(opened), opened.folder)
 
 
 def _copy(model: DemoModel, title: str, network: nn.Module) -> DemoModel:
     own = model.classifier
     classifier = PixelModel(network, own.mean.flatten().tolist(), own.std.flatten().tolist()).eval()
-    return DemoModel(title, classifier, model.class_names)
+    return replace(model, title=title, classifier=classifier)
 
 
 def _title(opened: OpenedModel) -> str:

@@ -16,7 +16,6 @@ import timm_asap
 from timm_asap.demo.examples import write_examples
 from timm_asap.demo.models import DemoPair
 from timm_asap.errors import UserError
-from timm_asap.evaluation.models import open_model
 
 __all__ = ["write_space"]
 
@@ -104,7 +103,9 @@ def write_space(
         aside = Path(scratch) / "space"
         (aside / "examples").mkdir(parents=True)
         _, credits = write_examples(pair, aside / "examples", examples)
-        names = [_copy_model(model, aside, "model"), plain and _copy_model(plain, aside, "plain")]
+        names = [_copy_weights(pair.twin.folder, aside / "model") or model, plain]
+        if plain is not None:
+            names[1] = _copy_weights(pair.plain.folder, aside / "plain") or plain
         app = _APP.format(model=names[0], plain=names[1], credits=credits, corruption=corruption, severity=severity)
         (aside / "app.py").write_text(app, encoding="utf-8")
         (aside / "requirements.txt").write_text(_requirements(), encoding="utf-8")
@@ -121,16 +122,15 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"--space {folder} is there already: expected a new folder, or an empty one")
 
 
-def _copy_model(name: str, space: Path, kind: str) -> str:
-    """The name that the Space opens: of a run a copy without its checkpoints and records, else the same."""
-    source = open_model(name).folder
-    if source is None:
-        return name
-    copy = space / kind / source.resolve().name
+def _copy_weights(run: Path | None, folder: Path) -> str | None:
+    """Copy what timm loads of a run, and nothing of its checkpoints and records; returns what the Space opens."""
+    if run is None:
+        return None
+    copy = folder / run.resolve().name
     copy.mkdir(parents=True)
     for file in ("model.safetensors", "config.json"):
-        shutil.copyfile(source / file, copy / file)
-    return f"{kind}/{copy.name}"
+        shutil.copyfile(run / file, copy / file)
+    return f"{folder.name}/{copy.name}"
 
 
 def _requirements() -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import yaml
-from huggingface_hub import get_token
 
 from timm_asap.errors import UserError
 from timm_asap.hub.card import write_card
 from timm_asap.hub.card_check import check_card
+from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.digests import sha256
 from timm_asap.hub.run_checks import check_run
 from timm_asap.training.command_line import cut_path
@@ -23,11 +22,10 @@ __all__ = ["Bundle", "make_bundle"]
 # Checkpoints are resumable state, and evaluation.safetensors (which image was right) would look like weights.
 _FILES = (
     *("model.safetensors", "config.json", "README.md"),
-    *("evaluation.json", "run.json", "result.json", "metrics.jsonl"),
+    *("evaluation.json", "comparison.json", "run.json", "result.json", "metrics.jsonl"),
 )
 _PICTURES = (".png", ".svg")
 _METRICS_LIMIT = 1_000_000  # bytes; a line per epoch stays far below
-_TOKEN = re.compile(r"\bhf_[A-Za-z]{30,}\b")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +43,7 @@ class Bundle:
     logits: torch.Tensor
 
 
-def make_bundle(run: Path, folder: Path) -> Bundle:
+def make_bundle(run: Path, folder: Path, repo: str | None = None) -> Bundle:
     """Check a run, write its card anew, and copy what is published.
 
     The same run gives the same bytes. The recipe is the run's config.yaml without the folders that only this machine
@@ -54,12 +52,13 @@ def make_bundle(run: Path, folder: Path) -> Bundle:
     Args:
         run: The run's folder.
         folder: An empty folder.
+        repo: Where it is published to: the card's lines load it from there.
 
     Raises:
         UserError: If the run is not fit to be published.
     """
     logits = check_run(run)
-    write_card(run)
+    write_card(run, repo=repo)
     check_card((run / "README.md").read_text(encoding="utf-8"))
     for name in _FILES:
         if (run / name).is_file():
@@ -73,7 +72,8 @@ def make_bundle(run: Path, folder: Path) -> Bundle:
     (folder / "config.yaml").write_text(_recipe(run / "config.yaml"), encoding="utf-8")
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for name, path in files.items():
-        _refuse_token(name, path)
+        if path.suffix not in (*_PICTURES, ".safetensors"):
+            refuse_token(name, path.read_text(encoding="utf-8"))
     return Bundle(folder, {name: sha256(path) for name, path in files.items()}, logits)
 
 
@@ -87,11 +87,3 @@ def _recipe(config_yaml: Path) -> str:
     fields.pop("output", None)
     shown = {key: cut_path(value) if isinstance(value, str) else value for key, value in fields.items()}
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
-
-
-def _refuse_token(name: str, path: Path) -> None:
-    if path.suffix in (*_PICTURES, ".safetensors"):
-        return
-    text, token = path.read_text(encoding="utf-8"), get_token()
-    if _TOKEN.search(text) or (token and token in text):
-        raise UserError(f"{name} holds an access token of the Hub: remove it from the run's records, and revoke it")

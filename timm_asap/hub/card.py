@@ -21,6 +21,7 @@ from timm_asap.hub.cards.licences import Licence, choose_licence, states_licence
 from timm_asap.hub.cards.limits import limits
 from timm_asap.hub.cards.making import healing_lines, training_lines
 from timm_asap.hub.cards.metadata import metadata
+from timm_asap.hub.cards.origin import Origin
 from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.cards.records import RunRecords, read_records
 from timm_asap.hub.names import check_repo
@@ -65,14 +66,13 @@ def write_card(
     if repo is not None:
         check_repo(repo)
     previous = _previous(path, folder, overwrite)
-    records = read_records(folder, with_comparison=against is None)
-    if against is not None:
-        records = _compare(records, Path(against))
-    licence = choose_licence(records.origin, license, _licence_so_far(previous))
-    is_beside_plots = path.resolve().parent == folder.resolve()
-    if not is_beside_plots:
-        records = replace(records, plots=())
     try:
+        records = read_records(folder, with_comparison=against is None)
+        if against is not None:
+            records = _compare(records, Path(against))
+        if path.resolve().parent != folder.resolve():
+            records = replace(records, plots=())  # a card shows them by relative paths
+        licence = choose_licence(records.origin, license, _licence_so_far(previous, records.origin))
         text = _render(records, licence, read_kept(previous), repo)
     except (KeyError, UndefinedError) as error:
         raise UserError(f"{folder}: its records lack what the card shows: {error}; make them anew") from error
@@ -101,8 +101,11 @@ def _previous(path: Path, folder: Path, overwrite: bool) -> str:
     return ""
 
 
-def _licence_so_far(previous: str) -> str | None:
-    return ModelCard(previous, ignore_metadata_errors=True).data.license if previous else None
+def _licence_so_far(previous: str, origin: Origin | None) -> str | None:
+    """What a card states, unless it was made before it was known that the weights come from elsewhere."""
+    if not previous or (origin is not None and f"started from {origin}" not in previous):
+        return None
+    return ModelCard(previous, ignore_metadata_errors=True).data.license
 
 
 def _compare(records: RunRecords, against: Path) -> RunRecords:

@@ -84,8 +84,9 @@ def publish(
     if dry_run:
         return _rehearse(run, repo, revision or "main")
     remote = Remote(repo)
+    remote.complete_name()
     with tempfile.TemporaryDirectory(prefix="timm_asap_publish_") as folder:
-        bundle = make_bundle(run, Path(folder))
+        bundle = make_bundle(run, Path(folder), remote.repo)
         remote.sign_in()
         info = remote.prepare(private=private, revision=revision or "main", create_pr=create_pr)
         difference = compare(bundle, remote.files(info.sha))
@@ -102,12 +103,12 @@ def publish(
 
 def _rehearse(run: Path, repo: str, revision: str) -> Published:
     with tempfile.TemporaryDirectory(prefix="timm_asap_publish_") as aside:
-        bundle = make_bundle(run, Path(aside))
+        remote = Remote(repo)
+        remote.complete_name()
+        bundle = make_bundle(run, Path(aside), remote.repo)
         folder = run / "publish"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(aside, folder)
-        remote = Remote(repo)
-        remote.complete_name()
         info = remote.find(revision)
         difference = compare(bundle, remote.files(info.sha) if info else [])
     private = info.private if info else None

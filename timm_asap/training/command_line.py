@@ -82,7 +82,7 @@ def _to_flags(config: TrainConfig) -> list[str]:
     differing = {name: value for name, value in values.items() if value != getattr(usual, name)}
     if config.dataset != TrainConfig.dataset:
         differing = {"dataset": config.dataset, **differing}
-    for name in ("dataset", "data_dir", "model", "output"):
+    for name in ("dataset", "data_dir", "model", "teacher", "output"):
         if name in differing and differing[name] is not None:
             differing[name] = cut_path(differing[name])
     return _spell(differing)

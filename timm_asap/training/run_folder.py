@@ -16,7 +16,7 @@ from timm_asap.training.files import replace_text
 # replaces that, and touches nothing else.
 _FILES = (
     *("run.json", "metrics.jsonl", "result.json", "model.safetensors", "config.json", "README.md"),
-    *("evaluation.json", "evaluation.safetensors", "evaluation.partial.safetensors", "heal.json"),
+    *("evaluation.json", "evaluation.safetensors", "evaluation.partial.safetensors", "comparison.json", "heal.json"),
 )
 _FOLDERS = ("checkpoints", "plots", "publish", "tracker")
 

@@ -78,8 +78,16 @@ class RunRecords:
     @property
     def data_name(self) -> str:
         """What to call the data: a folder of files, which have no name, by its own."""
-        name, source = self.data["name"], self.data["source"]
-        return source.rpartition(_OF_A_FOLDER)[2] if name in _KINDS and _OF_A_FOLDER in source else name
+        return self.data["source"].rpartition(_OF_A_FOLDER)[2] if self._is_nameless else self.data["name"]
+
+    @property
+    def data_phrase(self) -> str:
+        """The same within a sentence that has not told yet what they are."""
+        return self.data["source"] if self._is_nameless else self.data["name"]
+
+    @property
+    def _is_nameless(self) -> bool:
+        return self.data["name"] in _KINDS and _OF_A_FOLDER in self.data["source"]
 
     @property
     def shown_folder(self) -> str:

@@ -115,8 +115,8 @@ def _row_name(row: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
 
 def clean_accuracy_of_attacked(records: RunRecords) -> float | None:
     """Accuracy (percent) on the attacked images before they were attacked; None where their answers are not known."""
-    per_image = None if records.evaluation is None else records.evaluation.per_image()
-    if per_image is None or "clean" not in per_image[0] or "attack" not in per_image[1]:
+    per_image = records.evaluation.per_image() if of_measure(records, "attack") else None
+    if per_image is None or not of_measure(records, "clean"):
         return None
     right, sample_ids = per_image
     attacked = torch.isin(sample_ids["clean"], sample_ids["attack"])
