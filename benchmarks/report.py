@@ -32,7 +32,33 @@ def page(records: dict[str, dict[str, Any]]) -> str:
         )
         for table in record["tables"]:
             parts.append(_table(record, table))
+    parts.append(training_section(json.loads((RESULTS / "training.cpu.json").read_text())))
     return "\n".join(parts)
+
+
+def training_section(record: dict[str, Any]) -> str:
+    """train.py against the loop of timm's training script, and one process against two."""
+    environment = record["environment"]
+    lines = [
+        "\n## training\n",
+        f"{environment['device']}; PyTorch {environment['torch']}, timm {environment['timm']}; float32, "
+        f"{record['rounds']} rounds, {record['workers']} loader processes for timm and for large images. "
+        "`benchmarks/training.py` says what timm's loop is.\n",
+        "| an epoch | timm, images/s | train.py, images/s | train.py / timm | min to max |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for table in record["tables"]:
+        theirs, ours = table["rows"]["timm"], table["rows"]["train.py"]
+        # the rows hold times: throughput is the other way round
+        spread = f"{1 / ours['ratio_max']:.2f} to {1 / ours['ratio_min']:.2f}"
+        rates = f"{theirs['images_per_s']:,.0f} | {ours['images_per_s']:,.0f} | {1 / ours['ratio']:.2f}"
+        lines.append(f"| {table['case']} | {rates} | {spread} |")
+    rates, ratio = record["scaling"]["images_per_s"], record["scaling"]["ratio"]
+    lines.append(
+        f"\nThe digits recipe on one process: {rates['1']:,.0f} images/s; on two, with one thread each: "
+        f"{rates['2']:,.0f} images/s, {ratio:.2f} times as many."
+    )
+    return "\n".join(lines)
 
 
 def _table(record: dict[str, Any], table: dict[str, Any]) -> str:

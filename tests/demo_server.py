@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
@@ -31,9 +32,10 @@ def serving(words, started, **settings):
         settings: Of `subprocess.Popen`.
     """
     environment = {"PYTHONPATH": str(_ROOT), **os.environ, "PYTHONUNBUFFERED": "1", **settings.pop("env", {})}
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **settings
-    ) as process:
+    # a shell that runs the tests in the background has them, and their children, ignore Ctrl-C
+    heed_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(words, env=environment, preexec_fn=heed_ctrl_c, **pipes, **settings) as process:
         try:
             lines = []
             for line in process.stdout:
@@ -43,11 +45,11 @@ def serving(words, started, **settings):
             else:
                 raise AssertionError(f"the demo did not start:\n{''.join(lines)}")
             yield found
+            process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=60)
         except BaseException:
             process.kill()
             raise
-        process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
         assert process.returncode == 0, output
         assert "Traceback" not in output
 

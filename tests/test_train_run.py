@@ -176,7 +176,7 @@ def test_fine_tuning_starts_from_the_weights_and_their_pixels(finished, tmp_path
     weights = [load_file(folder / "model.safetensors")["conv1.0.weight"] for folder in (finished[0], tmp_path / "run")]
     torch.testing.assert_close(*weights)
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "- **Started from:** the weights of `local-dir:run`" in card
+    assert "- Started from the weights of `run`." in card
     assert str(finished[0].parent) not in card
 
 

@@ -86,6 +86,8 @@ def test_grey_models_take_grey_pictures(published, tmp_path):
     inputs = transformers.AutoImageProcessor.from_pretrained(REPO)(picture("L"))
     assert inputs["pixel_values"].shape == (1, 1, 32, 32)
     assert_same_scores(wrapped, model, inputs)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_the_pipeline_takes_grey_networks(hub, tmp_path, mode):
     torch.manual_seed(0)

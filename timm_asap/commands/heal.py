@@ -20,7 +20,6 @@ from timm_asap.data.splits import TensorSplit
 from timm_asap.errors import UserError
 from timm_asap.healing import batchnorm_layers, heal
 from timm_asap.healing.pair import load_pair
-from timm_asap.training.command_line import cut_path
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.export import export_model
 from timm_asap.training.facts import hardware, package_versions
@@ -117,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
         )
     plan = _plan(options, dataset, model)
     architecture = model.pretrained_cfg["architecture"]
-    report_on = {"model": cut_path(options.model), "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
+    report_on = {"model": options.model, "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
     print(", ".join(f"{name} {value}" for name, value in report_on.items()))
 
     test = _loader(plan, dataset.test)

@@ -65,9 +65,9 @@ def _results(records: RunRecords) -> Iterator[EvalResult]:
         group = [result for result in corruptions if name in ("all", result["corruption"])]
         names = {result["corruption"] for result in group}
         of = f"mean of {len(names)} corruptions" if name == "all" else name.replace("_", " ")
-        severities = ", ".join(map(str, sorted({result["severity"] for result in group})))
+        severities = _severities(sorted({result["severity"] for result in group}))
         about = f"{group[0]['table']} parameters, seed {group[0]['seed']}, {group[0]['images']:,} images"
-        yield _accuracy(*where, f"under corruption, {of}, severity {severities}, {about}", mean)
+        yield _accuracy(*where, f"under corruption, {of}, {severities}, {about}", mean)
     for result in of_measure(records, "attack"):
         norm = result["norm"]
         about = f"{norm}, eps {eps_text(result['eps'], norm)}, {attack_settings(result)}, {result['version']}"
@@ -95,3 +95,11 @@ def _accuracy(name: str, hub_id: str | None, split: str, about: str, value: floa
         metric_name=f"accuracy (percent), {about}",
         metric_value=round(float(value), 2),  # a NumPy scalar would become a Python object in YAML
     )
+
+
+def _severities(severities: list[int]) -> str:
+    """`severities 1 to 5`, or each by itself where some between are missing."""
+    first, last = severities[0], severities[-1]
+    if len(severities) > 1 and severities == list(range(first, last + 1)):
+        return f"severities {first} to {last}"
+    return f"severity {', '.join(map(str, severities))}"
