@@ -163,7 +163,7 @@ def _render(records: RunRecords, licence: Licence, kept: Mapping[str, str], repo
 
 def _templates() -> Environment:
     return Environment(
-        loader=PackageLoader("timm_asap.hub"),
+        loader=PackageLoader("timm_asap", "model_cards"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
