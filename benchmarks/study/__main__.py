@@ -17,9 +17,12 @@ from pathlib import Path
 import tyro
 
 from benchmarks.study import networks  # noqa: F401 (registers the rivals)
-from benchmarks.study.measure import measure
+from benchmarks.study.measure import is_measured, measure
 from benchmarks.study.plan import StudyRun, planned_runs
 from timm_asap.training import TrainConfig, train
+
+#: What is done of all networks before the next is begun; APGD, the most expensive, of the first seeds only.
+STAGES = (("clean", "robustness"), ("held_out",), ("apgd",))
 
 
 @dataclass(frozen=True)
@@ -37,18 +40,25 @@ class Options:
 def main() -> None:
     """Do what is left."""
     options = tyro.cli(Options)
-    for run in planned_runs():
-        if not options.only or run.name in options.only:
-            with _claim(Path(options.work), run) as mine:
+    work = Path(options.work)
+    for parts in STAGES:
+        for run in planned_runs():
+            if (options.only and run.name not in options.only) or ("apgd" in parts and run.seed > 0):
+                continue
+            with _claim(work, run) as mine:
                 if mine:
                     _train(options, run)
-                    measure(run, Path(options.work) / run.name, options.data_dir)
+                    for part in parts:
+                        if not is_measured(run, part, work):
+                            measure(run, part, work, options.data_dir)
+                            print(f"{run.name}: {part}", flush=True)
 
 
 def _train(options: Options, run: StudyRun) -> None:
     folder = Path(options.work) / run.name
     if not (folder / "result.json").is_file():
         train(TrainConfig(**run.settings(), data_dir=options.data_dir, output=str(folder), resume=True))
+        print(f"{run.name}: trained", flush=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What is measured of each network of the study, on the same fixed test images."""
+"""What is measured of each network of the study, on the same fixed images."""
 
 from __future__ import annotations
 
@@ -11,86 +11,100 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.common import RESULTS
+from benchmarks.study.held_out import held_out_folder
 from benchmarks.study.plan import StudyRun
-from timm_asap.evaluation import EvaluateConfig, Record, evaluate
+from timm_asap.evaluation import EvaluateConfig, evaluate
+from timm_asap.evaluation.record import RECORD, read_record
 from timm_asap.training.files import replace_file, replace_text
 from timm_asap.training.run_folder import RunFolder
 
 RECORDS = RESULTS / "study"
 
-#: 2,000 test images corrupted and shifted, 1,000 of them attacked; the clean accuracy is that of all 10,000.
-SETTINGS: dict[str, Any] = {
-    "measures": ("clean", "corruptions", "attacks", "shift", "aliasing"),
-    "attacks": ("fgsm", "pgd"),
-    "limit": 2000,
-    "limit_attacks": 1000,
-    "seed": 0,
-    "plots": False,
+#: Settings of `timm-asap evaluate` by part. In float32, whatever the training used; all networks see the same images.
+PARTS: dict[str, dict[str, Any]] = {
+    "clean": {"measures": ("clean",)},
+    "robustness": {
+        "measures": ("corruptions", "attacks", "shift", "aliasing"),
+        "attacks": ("fgsm", "pgd"),
+        "limit": 2000,
+        "limit_attacks": 1000,
+    },
+    "held_out": {
+        "measures": ("clean", "corruptions", "attacks", "shift"),
+        "attacks": ("fgsm",),
+        "limit": 500,
+        "limit_attacks": 500,
+    },
+    "apgd": {
+        "measures": ("attacks",),
+        "attacks": ("apgd-ce",),
+        "eps": ("1/255", "4/255"),
+        "limit": 2000,
+        "limit_attacks": 500,
+    },
 }
-#: The stronger attack, for one seed of each variant.
-APGD: dict[str, Any] = {
-    "measures": ("attacks",),
-    "attacks": ("apgd-ce",),
-    "eps": ("1/255", "4/255"),
-    "limit": 2000,
-    "limit_attacks": 1000,
-    "seed": 0,
-    "plots": False,
-}
+SHARED: dict[str, Any] = {"dataset": "fashion_mnist", "seed": 0, "channels_last": True, "plots": False}
 
 
-def measure(run: StudyRun, folder: Path, data_dir: str) -> Path:
-    """Measure a trained network, and write its JSON.
+def measure(run: StudyRun, part: str, work: Path, data_dir: str) -> Path:
+    """Measure a part of what is measured of a trained network, and write its JSON.
 
     Args:
-        run: Which one.
-        folder: Its run folder.
+        run: Which network.
+        part: Of `PARTS`; `held_out` on images of the training set that it never trained on, else on test images.
+        work: Folder of the runs.
         data_dir: Folder of the four Fashion-MNIST files.
 
     Returns:
         The JSON.
     """
-    records = [_evaluate(folder, folder, data_dir, SETTINGS)]
-    if run.seed == 0:
-        records.append(_evaluate(folder, folder / "apgd", data_dir, APGD))
-    record = records[0].content
-    trained = RunFolder(folder)
-    content = {
+    images = str(held_out_folder(work, data_dir, run.seed)) if part == "held_out" else data_dir
+    folder = work / run.name
+    settings = SHARED | PARTS[part]
+    evaluate(EvaluateConfig(models=(str(folder),), data_dir=images, output=str(folder / part), resume=True, **settings))
+    return write_json(run, work)
+
+
+def is_measured(run: StudyRun, part: str, work: Path) -> bool:
+    """Whether a part is there already."""
+    return (work / run.name / part / RECORD).is_file()
+
+
+def write_json(run: StudyRun, work: Path) -> Path:
+    """Gather what is there of a run: a JSON, and beside it which images were right, a bit each.
+
+    Args:
+        run: Which network.
+        work: Folder of the runs.
+
+    Returns:
+        The JSON.
+    """
+    trained = RunFolder(work / run.name)
+    content: dict[str, Any] = {
         "run": run.name,
         "variant": run.variant,
         "seed": run.seed,
         "attack_trained": run.attack_trained,
         "settings": run.settings(),
-        "test": trained.result(),
+        "training": trained.result(),
         "epochs": trained.metrics(),
-        "versions": record["produced_by"]["versions"],
-        "hardware": record["produced_by"]["hardware"],
-        "results": [result for record in records for result in record.content["results"]],
     }
+    bits = {}
+    for part in PARTS:
+        if is_measured(run, part, work):
+            record = read_record(trained.path / part)
+            by = record.content["produced_by"]
+            content[part] = {"settings": PARTS[part], "results": record.content["results"], **_versions(by)}
+            right, _ = record.per_image()
+            # paired intervals are computed from them
+            bits |= {f"{part}/{key}": torch.from_numpy(np.packbits(values.numpy())) for key, values in right.items()}
     path = RECORDS / f"{run.name}.json"
-    _write_answers(path.with_suffix(".safetensors"), records)
+    with replace_file(path.with_suffix(".safetensors")) as aside:
+        save_file(bits, aside)
     replace_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 
-def _write_answers(path: Path, records: list[Record]) -> None:
-    """Which images were right, a bit each: what paired intervals are computed from."""
-    bits = {}
-    for record in records:
-        right, _ = record.per_image()
-        bits |= {name: torch.from_numpy(np.packbits(values.numpy())) for name, values in right.items()}
-    with replace_file(path) as aside:
-        save_file(bits, aside)
-
-
-def _evaluate(run_folder: Path, output: Path, data_dir: str, settings: dict[str, Any]) -> Record:
-    config = EvaluateConfig(
-        models=(str(run_folder),),
-        dataset="fashion_mnist",
-        data_dir=data_dir,
-        output=str(output),
-        resume=True,
-        **settings,
-    )
-    (record,) = evaluate(config)
-    return record
+def _versions(produced_by: dict[str, Any]) -> dict[str, Any]:
+    return {key: produced_by[key] for key in ("versions", "hardware")}

@@ -9,17 +9,18 @@ from typing import Any
 RECIPE: dict[str, Any] = {
     "dataset": "fashion_mnist",
     "val_share": 0.2,
-    "epochs": 5,
+    "epochs": 3,
     "batch_size": 128,
     "opt": "sgd",
     "lr": 0.2,
     "momentum": 0.9,
     "weight_decay": 5e-4,
     "sched": "cosine",
-    "warmup_epochs": 1.0,
+    "warmup_epochs": 0.5,
     "crop_padding": 2,
     "flip": True,
     "channels_last": True,
+    "mixed_precision": "bf16",
 }
 
 

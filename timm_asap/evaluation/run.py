@@ -90,8 +90,9 @@ class _Evaluation:
                 # the same numbers in every run: no algorithms that add in any order, no rounding to TF32
                 flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
                 stack.enter_context(torch.backends.cudnn.flags(**flags))
-                job.classifier.to(job.device)
-                stack.callback(job.classifier.cpu)
+                memory_format = torch.channels_last if job.config.channels_last else torch.contiguous_format
+                job.classifier.to(job.device, memory_format=memory_format)
+                stack.callback(job.classifier.to, "cpu", memory_format=torch.contiguous_format)
                 for cell in job.left:
                     self._measure(cell)
                 if job.aliasing and "aliasing" not in self.measured.finished:
