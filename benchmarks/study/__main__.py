@@ -58,6 +58,8 @@ def _train(options: Options, run: StudyRun) -> None:
     folder = Path(options.work) / run.name
     if not (folder / "result.json").is_file():
         train(TrainConfig(**run.settings(), data_dir=options.data_dir, output=str(folder), resume=True))
+        if not (folder / "result.json").is_file():  # a signal: its state is saved
+            raise SystemExit(f"{run.name}: stopped; the same command goes on from here")
         print(f"{run.name}: trained", flush=True)
 
 
