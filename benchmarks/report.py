@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks import heal
 from benchmarks.common import RESULTS
+from benchmarks.study import tables
+from benchmarks.study.results import load_records as load_study
 
 README = Path(__file__).parents[1] / "README.md"
 PAGE = README.parent / "docs" / "speed.md"
@@ -110,8 +111,8 @@ def readme(text: str, blocks: dict[str, str]) -> str:
 def blocks() -> dict[str, str]:
     """The README's tables, from the records."""
     return {
+        "evidence": tables.summary(load_study()),
         "speed": speed_summary(load_records()),
-        "heal": heal.table(json.loads(heal.RESULTS.read_text(encoding="utf-8"))),
     }
 
 

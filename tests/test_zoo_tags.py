@@ -25,7 +25,8 @@ SPECIAL = [
 
 
 def load(name, without=()):
-    plain = build_on_meta(plain_name(name).partition(".")[0], num_classes=get_pretrained_cfg(name).num_classes)
+    cfg = get_pretrained_cfg(name)
+    plain = build_on_meta(plain_name(name).partition(".")[0], num_classes=cfg.num_classes, in_chans=cfg.input_size[0])
     state = {key: value for key, value in plain.state_dict().items() if key not in without}
     with torch.device("meta"):
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state}), state

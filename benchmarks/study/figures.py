@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.study.plan import VARIANTS
 from benchmarks.study.results import StudyRecord
+from benchmarks.study.tables import group_difference
 from timm_asap.evaluation import CORRUPTIONS
-from timm_asap.evaluation.intervals import bootstrap_means, percentile_interval
 from timm_asap.training.figures import GREY, legend_above, new_figure, panels, series_style, styled
 
 #: The variants that have several seeds, drawn in this order.
@@ -27,7 +27,8 @@ def draw_differences(records: dict[str, list[StudyRecord]]) -> Figure:
     axis.axvline(0, color=GREY, linewidth=1)
     drawn = [name for name in _DRAWN if name in records]
     for number, name in enumerate(drawn):
-        gains, lows, highs = np.array([_gain(records, name, corruption) for corruption in CORRUPTIONS]).T
+        found = [group_difference(records[name], records["plain"], (f"corruption/{c}/",)) for c in CORRUPTIONS]
+        gains, lows, highs = np.array([(d.gain, d.low, d.high) for d in found]).T
         heights = np.arange(len(CORRUPTIONS)) + 0.24 * (number - (len(drawn) - 1) / 2)
         style = series_style(number + 1) | {"linestyle": "none"}
         axis.errorbar(gains, heights, xerr=[gains - lows, highs - gains], label=VARIANTS[name].title, **style)
@@ -49,8 +50,8 @@ def draw_eps_curves(records: dict[str, list[StudyRecord]]) -> Figure:
     for axis, (attack, title) in zip(axes, (("fgsm", "FGSM"), ("pgd", "PGD, 20 steps")), strict=True):
         for number, name in enumerate(name for name in VARIANTS if name in records):
             runs = records[name]
-            shown = [r for r in runs[0].content["results"] if r["measure"] == "attack" and r["attack"] == attack]
-            means = [100 * np.mean([run.right[result["id"]].mean() for run in runs]) for result in shown]
+            shown = [r for r in runs[0].results("robustness", "attack") if r["attack"] == attack]
+            means = [100 * np.mean([run.right[f"robustness/{r['id']}"].mean() for run in runs]) for r in shown]
             axis.plot([255 * r["eps"] for r in shown], means, label=VARIANTS[name].title, **series_style(number))
         axis.set_xscale("log", base=2)
         axis.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
@@ -59,13 +60,3 @@ def draw_eps_curves(records: dict[str, list[StudyRecord]]) -> Figure:
     axes[0].set_ylabel("accuracy (percent)")
     legend_above(figure, axes[0])
     return figure
-
-
-def _gain(records: dict[str, list[StudyRecord]], name: str, corruption: str) -> tuple[float, float, float]:
-    seeds = min(len(records[name]), len(records["plain"]))
-    sides = []
-    for runs in (records[name], records["plain"]):
-        keys = [f"corruption/{corruption}/{severity}" for severity in range(1, 6)]
-        sides.append(np.mean([run.right[key] for run in runs[:seeds] for key in keys], axis=0))
-    gain = 100 * (sides[0] - sides[1])
-    return (float(gain.mean()), *percentile_interval(bootstrap_means(np.round(gain, 2), seed=0)))

@@ -95,6 +95,7 @@ def write_json(run: StudyRun, work: Path) -> Path:
         if is_measured(run, part, work):
             record = read_record(trained.path / part)
             by = record.content["produced_by"]
+            content["weights_sha256"] = record.content["model"]["weights_sha256"]
             content[part] = {"settings": PARTS[part], "results": record.content["results"], **_versions(by)}
             right, _ = record.per_image()
             # paired intervals are computed from them

@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.study.measure import RECORDS
+from benchmarks.study.measure import PARTS, RECORDS
 from timm_asap.evaluation import CORRUPTIONS
 from timm_asap.evaluation.intervals import bootstrap_means, percentile_interval
 
+
+def _corruptions(*names: str) -> tuple[str, ...]:
+    return tuple(f"corruption/{name}/" for name in names)
+
+
 #: What the tables show of a network: title, and the results that it is the mean of, by the beginning of their ids.
 GROUPS: dict[str, tuple[str, ...]] = {
-    "15 corruptions": tuple(f"corruption/{name}/" for name in CORRUPTIONS),
-    "noise": tuple(f"corruption/{name}_noise/" for name in ("gaussian", "shot", "impulse")),
-    "blur": tuple(f"corruption/{name}_blur/" for name in ("defocus", "glass", "motion", "zoom")),
-    "weather": tuple(f"corruption/{name}/" for name in ("snow", "frost", "fog", "brightness")),
-    "digital": tuple(
-        f"corruption/{name}/" for name in ("contrast", "elastic_transform", "pixelate", "jpeg_compression")
-    ),
-    "FGSM, 5 eps": ("attack/fgsm-linf/",),
-    "PGD-20, 5 eps": ("attack/pgd-linf/",),
+    "15 corruptions": _corruptions(*CORRUPTIONS),
+    "noise": _corruptions("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": _corruptions("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": _corruptions("snow", "frost", "fog", "brightness"),
+    "digital": _corruptions("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    "FGSM": ("attack/fgsm-linf/",),
+    "PGD-20": ("attack/pgd-linf/",),
     "circular shift": ("shift/circular/",),
     "crop shift": ("shift/crop/",),
 }
@@ -36,20 +39,39 @@ class StudyRecord:
 
     Attributes:
         content: Its JSON.
-        right: By result, uint8 (N,): 1 where the image was right, or the answer stayed.
+        right: By part and result, uint8 (N,): 1 where the image was right, or the answer stayed.
     """
 
     content: dict[str, Any]
     right: dict[str, np.ndarray]
 
     @property
-    def clean(self) -> float:
-        """Accuracy on all test images, in percent."""
-        return self.content["test"]["test_accuracy"]
+    def clean(self) -> np.ndarray:
+        """Whether each of all test images was right, (10000,)."""
+        return self.right["clean/clean"]
 
-    def group(self, name: str) -> np.ndarray:
-        """Per image the share of a group's results that were right, (N,)."""
-        prefixes = GROUPS[name]
+    @property
+    def held_out_accuracy(self) -> float:
+        """Best accuracy of an epoch on the held-out images, in percent: what the exported epoch was chosen by."""
+        return max(epoch["val_accuracy"] for epoch in self.content["epochs"])
+
+    def results(self, part: str, measure: str) -> list[dict[str, Any]]:
+        """Entries of `timm-asap evaluate`; none where the part was not measured.
+
+        Args:
+            part: Of `PARTS`.
+            measure: corruption, attack, shift or aliasing.
+        """
+        return [r for r in self.content.get(part, {"results": []})["results"] if r["measure"] == measure]
+
+    def mean(self, prefixes: tuple[str, ...], part: str = "robustness") -> np.ndarray:
+        """Per image the share of some results that were right, (N,).
+
+        Args:
+            prefixes: Beginnings of the results' ids.
+            part: Of `PARTS`.
+        """
+        prefixes = tuple(f"{part}/{prefix}" for prefix in prefixes)
         return np.mean([values for key, values in self.right.items() if key.startswith(prefixes)], axis=0)
 
 
@@ -58,30 +80,54 @@ def load_records(folder: Path = RECORDS) -> dict[str, list[StudyRecord]]:
     found: dict[str, list[StudyRecord]] = {}
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
-        images = {result["id"]: result["images"] for result in content["results"]}
-        bits = load_file(path.with_suffix(".safetensors"))
-        right = {name: np.unpackbits(values, count=images[name]) for name, values in bits.items()}
+        if "robustness" not in content:  # not finished
+            continue
         name = content["variant"] + (".fgsm" if content["attack_trained"] else "")
-        found.setdefault(name, []).append(StudyRecord(content, right))
+        found.setdefault(name, []).append(StudyRecord(content, _unpack(path.with_suffix(".safetensors"), content)))
     return found
 
 
-def difference(records: list[StudyRecord], others: list[StudyRecord], group: str) -> tuple[float, float, float]:
-    """How much better some networks are than others on the same images, in percent points.
+def _unpack(path: Path, content: dict[str, Any]) -> dict[str, np.ndarray]:
+    bits = load_file(path)
+    images = {f"{part}/{r['id']}": r["images"] for part in PARTS if part in content for r in content[part]["results"]}
+    return {name: np.unpackbits(values, count=images[name]) for name, values in bits.items()}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better some networks are than others, in percent points.
+
+    Attributes:
+        gain: The mean over images and seeds.
+        low: End of its 95 % bootstrap interval, paired by image.
+        high: The other end.
+        by_seed: The gain of each seed.
+    """
+
+    gain: float
+    low: float
+    high: float
+    by_seed: tuple[float, ...]
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether neither other images nor another of the seeds would be expected to turn its sign."""
+        same_sign = len({gain > 0 for gain in self.by_seed}) == 1
+        return same_sign and (self.low > 0 or self.high < 0)
+
+
+def difference(records: list[np.ndarray], others: list[np.ndarray]) -> Difference:
+    """How much better some networks are than others on the same images.
 
     Seeds are averaged image by image before images are resampled: the interval tells what other images would give, not
     what other seeds would.
 
     Args:
-        records: One variant.
-        others: The one it is compared with; the seeds that both have are used.
-        group: Of `GROUPS`.
-
-    Returns:
-        The difference, and the ends of its 95 % bootstrap interval, paired by image.
+        records: Shares per image, (N,), one array for each seed of a variant.
+        others: Those of the variant that it is compared with; the seeds that both have are used.
     """
-    seeds = min(len(records), len(others))
-    mine, theirs = (np.mean([r.group(group) for r in side[:seeds]], axis=0) for side in (records, others))
-    gain = 100 * (mine - theirs)
+    gains = [100 * (mine.astype(float) - theirs) for mine, theirs in zip(records, others, strict=False)]
+    gain = np.mean(gains, axis=0)
     # many distinct values: coarser steps keep the multinomial draw small, and are far below what is shown
-    return (float(gain.mean()), *percentile_interval(bootstrap_means(np.round(gain, 2), seed=0)))
+    ends = percentile_interval(bootstrap_means(np.round(gain, 2), seed=0))
+    return Difference(float(gain.mean()), *ends, tuple(float(values.mean()) for values in gains))

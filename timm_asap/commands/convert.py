@@ -16,13 +16,13 @@ import tyro
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from rich.console import Console
 from rich.table import Table
-from timm.models._registry import split_model_name_tag
+from timm.models import get_pretrained_cfg, split_model_name_tag
 
 import timm_asap  # noqa: F401  registers the low-resolution networks
 from timm_asap.command_line import parse
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.report import ConversionReport, Site
-from timm_asap.zoo import AsapOptions, is_twin, plain_name, twin_names
+from timm_asap.zoo import AsapOptions, is_shipped, is_twin, plain_name, twin_names
 from timm_asap.zoo.asap_twins import SUFFIX
 from timm_asap.zoo.summary import dry_run
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
         if site.note:
             console.print(f"warning: {site.name}: {site.note}", highlight=False)
     if folder is not None:
-        _save(plain, asap, folder)
+        _save(options.architecture, plain, asap, folder)
         console.print(f'import timm, timm_asap; model = timm.create_model("local-dir:{folder}", pretrained=True)')
 
 
@@ -96,14 +96,18 @@ def _empty_folder(output: str) -> Path:
     return folder
 
 
-def _save(plain: str, asap: AsapOptions, folder: Path) -> None:
-    """Build the twin with its upstream weights and write it; nothing is left behind where that fails."""
+def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
+    """Build the twin with the weights that were named and write it; nothing is left behind where that fails."""
     architecture, tag = split_model_name_tag(plain)
     twin = f"{architecture}{SUFFIX}" + (f".{tag}" if tag else "")
     if not is_twin(twin):
         raise UserError(unknown_name("twin", twin, twin_names()))
+    overlay = None
+    if is_shipped(named) and not is_twin(named):  # the tag of the twin means weights of its own
+        cfg = get_pretrained_cfg(named).to_dict()
+        overlay = {key: value for key, value in cfg.items() if key not in ("architecture", "tag")}
     try:
-        model = timm.create_model(twin, pretrained=True, **asdict(asap))
+        model = timm.create_model(twin, pretrained=True, pretrained_cfg_overlay=overlay, **asdict(asap))
     except (RuntimeError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(f"the weights of {plain} cannot be had: {str(error).strip().splitlines()[0]}") from error
     folder.parent.mkdir(parents=True, exist_ok=True)

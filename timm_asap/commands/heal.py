@@ -146,7 +146,8 @@ def main(argv: Sequence[str]) -> None:
     )
 
     export_model(plan, model, folder)
-    record = {**report_on, "dataset": dataset.name, "source": dataset.source, "test_name": dataset.test_name}
+    about = {key: getattr(dataset, key) for key in ("source", "frame", "test_name")}
+    record = {**report_on, "dataset": dataset.name, **about}
     record |= {"versions": package_versions(), "hardware": hardware(device)}
     record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
     replace_text(folder / "heal.json", json.dumps(record, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""`timm-asap list [PATTERN]`: the twins, what they cost, and the upstream weights they take."""
+"""`timm-asap list [PATTERN]`: the twins, what they cost, and the pretrained weights they take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 import timm_asap  # noqa: F401  registers the twins
 from timm_asap.command_line import parse
-from timm_asap.zoo.summary import TwinSummary, matching_twins, pretrained_tags, summarize
+from timm_asap.zoo.summary import TwinSummary, matching_twins, shown_tags, summarize
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     console = Console()
     if not console.is_terminal:
         # A file or a pipe has no width to fit: no name is cut, for grep to find.
-        longest = max(len(s.name) + len(", ".join(pretrained_tags(s.name))) for s in summaries)
+        longest = max(len(s.name) + len(shown_tags(s.name)) for s in summaries)
         console = Console(width=max(120, longest + 80))
     console.print(_table(summaries))
 
@@ -44,7 +44,7 @@ def _table(summaries: Sequence[TwinSummary]) -> Table:
     for heading in ("params (M)", "GMACs", "+ %", "sites", "left"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("input", no_wrap=True)
-    table.add_column("pretrained tags (trained without ASAP)")
+    table.add_column("pretrained tags (trained without ASAP; *: with it)")
     for s in summaries:
         table.add_row(
             s.name,
@@ -54,6 +54,6 @@ def _table(summaries: Sequence[TwinSummary]) -> Table:
             str(s.converted),
             str(s.left),
             "x".join(map(str, s.input_size)),
-            ", ".join(pretrained_tags(s.name)) or "-",
+            shown_tags(s.name),
         )
     return table

@@ -141,6 +141,7 @@ class ImageDataset:
         source: What the data are, whose, and under which licence; for the model card.
         val: The split to choose by (the best epoch, when to stop), so that `test` is not; None without one.
         val_name: Which samples `val` holds: "validation", "held-out 20 % of train, seed 0".
+        frame: Pixels of zeros that were put around the images of `train`: left, top, right and bottom.
     """
 
     name: str
@@ -154,6 +155,7 @@ class ImageDataset:
     source: str
     val: Split | None = None
     val_name: str | None = None
+    frame: tuple[int, int, int, int] = (0, 0, 0, 0)
 
     @property
     def num_classes(self) -> int:
@@ -186,11 +188,14 @@ def small_dataset(
         val: Likewise.
         **about: `test_name`, `source` and `val_name`.
     """
+    frame = frame_of(*train.images.shape[-2:])
     train, test = _frame(train), _frame(test)
     val = None if val is None else _frame(val)
     mean, std = channel_statistics(train.images)
     size = tuple(train.images.shape[1:])
-    return ImageDataset(name, label_names, train, test, mean=mean, std=std, image_size=size, val=val, **about)
+    return ImageDataset(
+        name, label_names, train, test, mean=mean, std=std, image_size=size, val=val, frame=frame, **about
+    )
 
 
 def large_dataset(
@@ -237,7 +242,16 @@ def _frame(split: TensorSplit) -> TensorSplit:
 
 def frame_images(images: torch.Tensor) -> torch.Tensor:
     """Centres (B, C, H, W) smaller than `MIN_SIDE_PX` on zeros."""
-    height, width = images.shape[-2:]
+    left, top, right, bottom = frame = frame_of(*images.shape[-2:])
+    return F.pad(images, (left, right, top, bottom)) if any(frame) else images
+
+
+def frame_of(height: int, width: int) -> tuple[int, int, int, int]:
+    """Pixels that bring an image to `MIN_SIDE_PX`: left, top, right and bottom, as Pillow's `ImageOps.expand` counts.
+
+    Args:
+        height: Of the image.
+        width: Of the image.
+    """
     spare_h, spare_w = max(0, MIN_SIDE_PX - height), max(0, MIN_SIDE_PX - width)
-    margins = (spare_w // 2, spare_w - spare_w // 2, spare_h // 2, spare_h - spare_h // 2)
-    return F.pad(images, margins) if any(margins) else images
+    return spare_w // 2, spare_h // 2, spare_w - spare_w // 2, spare_h - spare_h // 2

@@ -18,7 +18,7 @@ from timm_asap.data.columns import (
     top_column,
 )
 from timm_asap.data.images import ImageFileError, decode_image, in_folder
-from timm_asap.data.splits import MIN_SIDE_PX, SMALL_SIDE_PX, ImageDataset, StreamSplit, large_dataset
+from timm_asap.data.splits import MIN_SIDE_PX, SMALL_SIDE_PX, ImageDataset, StreamSplit, frame_of, large_dataset
 from timm_asap.data.tables import (
     PEEK,
     check_splits,
@@ -129,8 +129,10 @@ def _small_stream(
         mean, std = ((round(sum(values) / 3, 4),) for values in (mean, std))
     size = (channels, *(max(side, MIN_SIDE_PX) for side in sides))
     train, test, *val = splits
-    val = val[0] if val else None
-    return ImageDataset(name, label_names, train, test, mean=mean, std=std, image_size=size, val=val, **about)
+    val, frame = val[0] if val else None, frame_of(*sides)
+    return ImageDataset(
+        name, label_names, train, test, mean=mean, std=std, image_size=size, val=val, frame=frame, **about
+    )
 
 
 def _with_features(table: datasets.IterableDataset) -> datasets.IterableDataset:

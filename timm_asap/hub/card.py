@@ -36,6 +36,7 @@ def write_card(
     *,
     against: Path | str | None = None,
     repo: str | None = None,
+    shipped_as: str | None = None,
     output: Path | str | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -51,6 +52,7 @@ def write_card(
         against: evaluation.json of a model to compare with, as the plain twin, or the folder that holds it. The
             comparison stays in the run folder as comparison.json, and in later cards.
         repo: Repository on the Hub, for the lines that load the model; by default they load the run folder.
+        shipped_as: Name in timm, for weights that come with this package: the lines then load that.
         output: The card; by default README.md in the run folder.
         overwrite: Replace a card that was written by hand.
 
@@ -73,7 +75,7 @@ def write_card(
         if path.resolve().parent != folder.resolve():
             records = replace(records, plots=())  # a card shows them by relative paths
         licence = choose_licence(records.origin, license, _licence_so_far(previous, records.origin))
-        text = _render(records, licence, read_kept(previous), repo)
+        text = _render(records, licence, read_kept(previous), repo, shipped_as)
     except (KeyError, UndefinedError) as error:
         raise UserError(f"{folder}: its records lack what the card shows: {error}; make them anew") from error
     check_card(text)
@@ -121,8 +123,11 @@ def _as_json(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _render(records: RunRecords, licence: Licence, kept: Mapping[str, str], repo: str | None) -> str:
+def _render(
+    records: RunRecords, licence: Licence, kept: Mapping[str, str], repo: str | None, shipped_as: str | None
+) -> str:
     run = records.shown_folder
+    source = shipped_as or (f"hf-hub:{repo}" if repo else None)
     return (
         _templates()
         .get_template("card.md.jinja")
@@ -151,10 +156,12 @@ def _render(records: RunRecords, licence: Licence, kept: Mapping[str, str], repo
                 "comparison": robustness.comparison_table,
             },
             clean_of_attacked=robustness.clean_accuracy_of_attacked(records),
-            source=f"hf-hub:{repo}" if repo else f"local-dir:{run}",
+            source=source or f"local-dir:{run}",
             place=repo or run,
-            export_name=f"hf-hub:{repo}" if repo else run,
+            export_name=source or run,
+            framed=any(records.data.get("frame", ())),
             repo=repo,
+            shipped_as=shipped_as,
             places={name: wrap(name, kept.get(name)) for name in PLACES},
             others=[wrap(name, text) for name, text in kept.items() if name not in PLACES],
         )

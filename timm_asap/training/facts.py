@@ -41,6 +41,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "name": Path(data.name).name if hub_id is None else data.name,
             "hub_id": hub_id,
             "source": data.source,
+            "frame": data.frame,
             "classes": data.num_classes,
             "train_images": count_images(data.train),
             "val_images": None if data.val is None else len(data.val),

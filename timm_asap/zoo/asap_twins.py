@@ -5,7 +5,7 @@ of this package's may be called like one of timm's.
 
 A twin is the plain architecture's own entrypoint, followed by :func:`timm_asap.convert`. Its pretrained tags are those
 of the plain architecture and take the plain architecture's weights: they were trained without ASAP, and are a starting
-point for healing or fine-tuning.
+point for healing or fine-tuning. Only where this package ships weights of the twin itself does its tag mean those.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import nn
 from timm_asap.convert import as_layout, check_stem, convert
 from timm_asap.spectral import as_boundary, as_window
 from timm_asap.zoo.families import FAMILIES
+from timm_asap.zoo.shipped import shipped_cfgs
 
 __all__ = ["SUFFIX", "AsapOptions", "is_twin", "plain_name", "register_twins", "twin_names"]
 
@@ -114,13 +115,14 @@ def _register_twin(architecture: str) -> None:
 
 
 def _twin_cfgs(architecture: str) -> DefaultCfg:
-    """The plain architecture's pretrained configurations, default first, hub ids complete."""
+    """The plain architecture's pretrained configurations, default first, hub ids complete; the twin's own instead."""
+    own = shipped_cfgs(architecture + SUFFIX)
     cfgs: dict[str, PretrainedCfg] = {}
     for name, cfg in get_arch_pretrained_cfgs(architecture).items():
         tag = split_model_name_tag(name)[1]
         notes = (*(cfg.notes or ()), UPSTREAM_NOTE) if cfg.has_weights else cfg.notes
         # register_model fills in the twin's architecture and tag.
-        cfgs[tag] = replace(cfg, architecture=None, tag=None, notes=notes)
+        cfgs[tag] = own.get(tag) or replace(cfg, architecture=None, tag=None, notes=notes)
     if not cfgs:
         cfgs[""] = PretrainedCfg()
     return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
@@ -155,7 +157,8 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
     entrypoint.__module__ = __name__
     entrypoint.__doc__ = (
         f"{architecture} with alias-free downsampling; takes its keywords and those of `AsapOptions`. "
-        "Pretrained weights are those of the plain architecture, trained without ASAP: heal or fine-tune them."
+        "Pretrained weights are those of the plain architecture, trained without ASAP: heal or fine-tune them; "
+        "except those that this package ships, which the twin was trained to."
     )
     return entrypoint
 

@@ -18,6 +18,8 @@ from timm.models.resnet import BasicBlock, make_blocks
 from timm.models.resnetv2 import PreActBasic, ResNetStage
 from torch import nn
 
+from timm_asap.zoo.shipped import shipped_cfgs
+
 __all__ = ["LowResNet"]
 
 _BatchNormReLU = partial(BatchNormAct2d, act_layer=nn.ReLU)
@@ -259,9 +261,11 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
+# The star makes a tag the default: a network that is built without weights takes RGB.
 default_cfgs = generate_default_cfgs(
     {
-        "resnet20_lowres.untrained": _cfg(),
+        **{f"resnet20_lowres.{tag}": cfg for tag, cfg in shipped_cfgs("resnet20_lowres").items()},
+        "resnet20_lowres.untrained*": _cfg(),
         "preact_resnet18_lowres.untrained": _cfg(pool_size=(4, 4)),
         "wide_resnet28_10_lowres.untrained": _cfg(),
     }

@@ -17,7 +17,7 @@ from timm.models import get_pretrained_cfg
 
 from timm_asap.zoo.asap_twins import twin_names
 from timm_asap.zoo.families import FAMILIES, LEFT_FAMILIES
-from timm_asap.zoo.summary import TwinSummary, measure, pretrained_tags, summarize, write_shipped
+from timm_asap.zoo.summary import TwinSummary, measure, pretrained_tags, shown_tags, summarize, write_shipped
 
 __all__ = ["main", "render_page"]
 
@@ -28,7 +28,8 @@ _HEAD = """\
 
 {twins} alias-free twins of timm's networks in {families} families, with {tags} pretrained tags. The weights behind
 these tags were trained by others **without** ASAP: they load strictly and keep their licence, and are a starting point,
-to be healed (`timm-asap heal`) or fine-tuned before the network classifies well.
+to be healed (`timm-asap heal`) or fine-tuned before the network classifies well. A star marks weights that come with
+this package, and were trained as the twin.
 
 GMACs are multiply-adds of convolutions and linear layers for one image of the input size; "+ %" is what the operators
 add. "Sites" are downsampling layers that are alias-free in the twin, "left" those that are not; the table after the
@@ -70,7 +71,7 @@ def _row(summary: TwinSummary) -> Sequence[str]:
         str(summary.converted),
         str(summary.left),
         "x".join(map(str, summary.input_size)),
-        ", ".join(tags) or "-",
+        shown_tags(summary.name),
         ", ".join(sorted(licences)) or "-",
     )
 

@@ -23,8 +23,18 @@ from timm_asap.convert import convert
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.report import ConversionReport
 from timm_asap.zoo.asap_twins import plain_name, twin_names
+from timm_asap.zoo.shipped import is_shipped
 
-__all__ = ["TwinSummary", "build_on_meta", "dry_run", "matching_twins", "measure", "pretrained_tags", "summarize"]
+__all__ = [
+    "TwinSummary",
+    "build_on_meta",
+    "dry_run",
+    "matching_twins",
+    "measure",
+    "pretrained_tags",
+    "shown_tags",
+    "summarize",
+]
 
 _SHIPPED = Path(__file__).with_name("summary.json")
 
@@ -113,8 +123,14 @@ def summarize(twin: str) -> TwinSummary:
 
 
 def pretrained_tags(twin: str) -> list[str]:
-    """Tags of a twin that have weights: those of the plain architecture, trained without ASAP; default first."""
+    """Tags of a twin that have weights, default first: the plain architecture's, unless `is_shipped`."""
     return [name.partition(".")[2] for name, cfg in get_arch_pretrained_cfgs(twin).items() if cfg.has_weights]
+
+
+def shown_tags(twin: str) -> str:
+    """Tags of a twin as tables show them: a star for weights that were trained as the twin."""
+    tags = (tag + "*" * is_shipped(f"{twin}.{tag}") for tag in pretrained_tags(twin))
+    return ", ".join(tags) or "-"
 
 
 @cache

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import ModelCard
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 
-from timm_asap.zoo import is_twin, plain_name
+from timm_asap.zoo import is_shipped, is_twin, plain_name
 
 __all__ = ["UNKNOWN_LICENCE", "Origin", "find_origin"]
 
@@ -83,7 +83,8 @@ def find_origin(model: str, pretrained: bool, model_kwargs: Mapping[str, Any] | 
 
 def _from_timm(model: str) -> Origin:
     cfg = get_pretrained_cfg(model, allow_unregistered=True)
-    architecture, tag = split_model_name_tag(plain_name(model) if is_twin(model) else model)
+    ours = is_shipped(model)
+    architecture, tag = split_model_name_tag(plain_name(model) if is_twin(model) and not ours else model)
     tag = tag or (cfg.tag if cfg else None)
     licence = cfg.license if cfg else None
     return Origin(
@@ -91,7 +92,7 @@ def _from_timm(model: str) -> Origin:
         hub_id=(cfg.hf_hub_id or None) if cfg else None,
         licence=None if licence in _UNSTATED else licence,
         is_identifier=licence in _KNOWN_TO_THE_HUB,
-        stated_by="timm",
+        stated_by="timm_asap" if ours else "timm",
     )
 
 

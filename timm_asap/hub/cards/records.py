@@ -206,6 +206,7 @@ def _healed_with(healing: Mapping[str, Any], model: OpenedModel) -> dict[str, An
         "name": healing["dataset"] if hub_id else Path(healing["dataset"]).name,
         "hub_id": hub_id,
         "source": healing["source"],
+        "frame": healing.get("frame", ()),
         "classes": model.num_classes,
         "test_images": healing["test_images"],
         "test_name": healing["test_name"],
