@@ -98,8 +98,12 @@ def test_the_python_in_it_runs(twin, monkeypatch, tmp_path, capsys):
     blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
     assert len(blocks) == 3
     capsys.readouterr()
+    assert "ImageOps.expand(image, (10, 10, 10, 10))" in blocks[0]
     for block in blocks:
-        exec(block, {})
+        names = {}
+        exec(block, names)
+        if "image" in names:
+            assert names["image"].size == (32, 32)  # 12 x 12 in the frame that training put around it
     printed = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"[0-3] 0\.\d+", printed[0])
     assert [f"torch.Size([1, {c}, {s}, {s}])" for c, s in ((16, 32), (32, 16), (64, 8))] == printed[2:5]

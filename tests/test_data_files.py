@@ -218,6 +218,7 @@ def test_small_grey_images_keep_one_channel_and_get_a_frame(tmp_path, streaming)
     sixteen_bits = Image.fromarray(np.full((20, 20), 40000, dtype=np.uint16))
     data = load_dataset("imagefolder", png_folder(tmp_path, [sixteen_bits] * 3), streaming=streaming)
     assert data.image_size == (1, 32, 32)
+    assert data.frame == (6, 6, 6, 6)
     images, _ = evaluated(data)
     assert images[0, 0, 16, 16] == pytest.approx(round(40000 / 257) / 255)
     assert images[0, 0, 0, 0] == 0

@@ -282,3 +282,19 @@ def test_the_python_interface(model_folder, tmp_path):
     (record,) = evaluate_config(config)
     assert record.content == record_of(tmp_path / "e")
     assert record.name == "digits_resnet"
+
+
+def test_channels_last_changes_rounding_alone(evaluated, model_folder, tmp_path):
+    orders = set()
+
+    def look(module, inputs):
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size != (1, 1):
+            orders.add(module.weight.is_contiguous())
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(look):
+        assert evaluate(model_folder, *QUICK, "--channels-last", "--output", tmp_path / "out") == 0
+    assert False in orders  # the first image is tried out before
+    before, after = (per_image(folder)[0] for folder in (evaluated, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        assert (values != after[name]).float().mean() <= 0.05, name
