@@ -21,7 +21,7 @@ from benchmarks.study.measure import is_measured, measure
 from benchmarks.study.plan import StudyRun, planned_runs
 from timm_asap.training import TrainConfig, train
 
-#: What is done of all networks before the next is begun; APGD, the most expensive, of the first seeds only.
+#: What is done of all networks before the next is begun.
 STAGES = (("clean", "robustness"), ("held_out",), ("apgd",))
 
 
@@ -41,17 +41,17 @@ def main() -> None:
     """Do what is left."""
     options = tyro.cli(Options)
     work = Path(options.work)
-    for parts in STAGES:
+    for stage in STAGES:
         for run in planned_runs():
-            if (options.only and run.name not in options.only) or ("apgd" in parts and run.seed > 0):
+            parts = [part for part in stage if run.wants(part) and not is_measured(run, part, work)]
+            if not parts or (options.only and run.name not in options.only):
                 continue
             with _claim(work, run) as mine:
                 if mine:
                     _train(options, run)
                     for part in parts:
-                        if not is_measured(run, part, work):
-                            measure(run, part, work, options.data_dir)
-                            print(f"{run.name}: {part}", flush=True)
+                        measure(run, part, work, options.data_dir)
+                        print(f"{run.name}: {part}", flush=True)
 
 
 def _train(options: Options, run: StudyRun) -> None:

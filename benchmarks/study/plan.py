@@ -74,6 +74,16 @@ class StudyRun:
         """Folder and record of the run."""
         return f"{self.variant}{'.fgsm' if self.attack_trained else ''}.seed{self.seed}"
 
+    def wants(self, part: str) -> bool:
+        """Whether a part of what is measured is measured of it: APGD, the most expensive, of first seeds only.
+
+        Args:
+            part: Of `benchmarks.study.measure.PARTS`.
+        """
+        if part == "apgd" and self.seed > 0:
+            return False
+        return not self.attack_trained or part in ("clean", "robustness")
+
     def settings(self) -> dict[str, Any]:
         """Fields of `TrainConfig`."""
         variant = VARIANTS[self.variant]

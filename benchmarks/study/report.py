@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from benchmarks.finetuning import finetuning_table, load_record
 from benchmarks.study import tables
 from benchmarks.study.figures import draw_differences, draw_eps_curves
 from benchmarks.study.measure import PARTS
 from benchmarks.study.plan import RECIPE
 from benchmarks.study.results import StudyRecord, load_records
+from benchmarks.study.speed import speed_table
 from timm_asap.training.figures import save_png
 from timm_asap.training.files import replace_text
 
@@ -57,6 +59,10 @@ _ALIASING = """
 Energy above the new Nyquist frequency in what strided layers subsample, over layers and seeds
 ([aliasing.md](aliasing.md) defines it).
 """
+_FINETUNING = """
+The shipped weights ([zoo](zoo.md)) fine-tuned to scikit-learn's digits by their own recipe, three seeds; 360 held-out
+digits. `python -m benchmarks.finetuning` does it again.
+"""
 
 
 def page(records: dict[str, list[StudyRecord]]) -> str:
@@ -84,6 +90,8 @@ Held-out images of the training set: clean on all 12,000 (best epoch, bfloat16),
     parts += ["## Trained under attack\n", tables.attack_training(records), _ATTACK_TRAINING]
     parts += ["## What the default was chosen by\n", tables.held_out(records), held_out]
     parts += ["## Aliasing\n", tables.aliasing(records), _ALIASING]
+    parts += ["## Speed\n", speed_table(), ""]
+    parts += ["## Fine-tuned to other data\n", finetuning_table(load_record()), _FINETUNING]
     parts += ["## Made with\n", _made_with(records["plain"][0])]
     return "\n".join(parts) + "\n"
 
