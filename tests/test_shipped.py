@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 import timm_asap
-from benchmarks.study.ship import CARDS, shipped_records
+from benchmarks.study.cards import CARDS
+from benchmarks.study.ship import shipped_records
 from timm_asap.cli import main
 from timm_asap.data import build_loader
 from timm_asap.data.idx import load_fashion_mnist

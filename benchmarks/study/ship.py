@@ -1,7 +1,7 @@
 """Puts the best network of each shipped variant into the package: `python -m benchmarks.study.ship`.
 
-The best is the seed with the highest held-out accuracy. Its weights and configuration go to `timm_asap/zoo/weights`,
-its card to `timm_asap/model_cards`.
+The best is the seed with the highest held-out accuracy. Its weights and configuration go to `timm_asap/zoo/weights`;
+`python -m benchmarks.study.cards` then evaluates it and writes its card.
 """
 
 from __future__ import annotations
@@ -12,13 +12,9 @@ from pathlib import Path
 
 import tyro
 
-import timm_asap
 from benchmarks.study.plan import SHIPPED, VARIANTS
 from benchmarks.study.results import StudyRecord, load_records
-from timm_asap.hub.card import write_card
 from timm_asap.zoo.shipped import WEIGHTS
-
-CARDS = Path(timm_asap.__file__).with_name("model_cards")
 
 
 @dataclass(frozen=True)
@@ -30,26 +26,20 @@ class Options:
 
 
 def shipped_records() -> dict[str, StudyRecord]:
-    """The records of the networks that are shipped, by the name that they have in timm."""
+    """The records of the networks that are shipped, by the name that they have in timm; the plain network first."""
     records = load_records()
     best = {name: max(records[name], key=lambda record: record.held_out_accuracy) for name in SHIPPED}
     return {f"{VARIANTS[name].model}.fashion_mnist": record for name, record in best.items()}
 
 
 def main() -> None:
-    """Copy what their runs left."""
+    """Copy what their runs exported."""
     work = Path(tyro.cli(Options).work)
     WEIGHTS.mkdir(exist_ok=True)
-    plain = None
     for name, record in shipped_records().items():
         folder = work / record.content["run"]
-        for measured in (folder / "robustness").glob("evaluation.*"):
-            shutil.copyfile(measured, folder / measured.name)  # where the card looks for it
-        write_card(folder, against=plain, shipped_as=name)
-        plain = plain or folder  # which is the first
         shutil.copyfile(folder / "model.safetensors", WEIGHTS / f"{name}.safetensors")
         shutil.copyfile(folder / "config.json", WEIGHTS / f"{name}.json")
-        shutil.copyfile(folder / "README.md", CARDS / f"{name}.md")
         print(f"{name}: {record.content['run']}, {record.held_out_accuracy:.2f} % of the held-out images")
 
 
