@@ -30,11 +30,14 @@ def draw_differences(records: dict[str, list[StudyRecord]]) -> Figure:
         found = [group_difference(records[name], records["plain"], (f"corruption/{c}/",)) for c in CORRUPTIONS]
         gains, lows, highs = np.array([(d.gain, d.low, d.high) for d in found]).T
         heights = np.arange(len(CORRUPTIONS)) + 0.24 * (number - (len(drawn) - 1) / 2)
-        style = series_style(number + 1) | {"linestyle": "none"}
+        style = _style(name) | {"linestyle": "none"}
         axis.errorbar(gains, heights, xerr=[gains - lows, highs - gains], label=VARIANTS[name].title, **style)
+        for height, d in zip(heights, found, strict=True):
+            if len(d.by_seed) > 1:
+                axis.plot(d.by_seed, [height] * len(d.by_seed), "|", color=style["color"], markersize=7)
     axis.set_yticks(range(len(CORRUPTIONS)), [name.replace("_", " ") for name in CORRUPTIONS])
     axis.invert_yaxis()
-    axis.set_xlabel("accuracy against the plain stride, percent points; five severities, 95 % intervals over images")
+    axis.set_xlabel("accuracy against the plain stride, percent points: mean, 95 % interval over images, and each seed")
     legend_above(figure, axis)
     return figure
 
@@ -48,11 +51,11 @@ def draw_eps_curves(records: dict[str, list[StudyRecord]]) -> Figure:
     """
     figure, axes = panels(2, 2, width=4.4, height=3.4)
     for axis, (attack, title) in zip(axes, (("fgsm", "FGSM"), ("pgd", "PGD, 20 steps")), strict=True):
-        for number, name in enumerate(name for name in VARIANTS if name in records):
+        for name in (name for name in VARIANTS if name in records):
             runs = records[name]
             shown = [r for r in runs[0].results("robustness", "attack") if r["attack"] == attack]
             means = [100 * np.mean([run.right[f"robustness/{r['id']}"].mean() for run in runs]) for r in shown]
-            axis.plot([255 * r["eps"] for r in shown], means, label=VARIANTS[name].title, **series_style(number))
+            axis.plot([255 * r["eps"] for r in shown], means, label=VARIANTS[name].title, **_style(name))
         axis.set_xscale("log", base=2)
         axis.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
         axis.set_xlabel("eps in 1/255, l-inf")
@@ -60,3 +63,8 @@ def draw_eps_curves(records: dict[str, list[StudyRecord]]) -> Figure:
     axes[0].set_ylabel("accuracy (percent)")
     legend_above(figure, axes[0])
     return figure
+
+
+def _style(name: str) -> dict[str, str]:
+    """A variant looks the same in every figure."""
+    return series_style(list(VARIANTS).index(name))
