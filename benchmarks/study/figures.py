@@ -37,7 +37,7 @@ def draw_differences(records: dict[str, list[StudyRecord]]) -> Figure:
                 axis.plot(d.by_seed, [height] * len(d.by_seed), "|", color=style["color"], markersize=7)
     axis.set_yticks(range(len(CORRUPTIONS)), [name.replace("_", " ") for name in CORRUPTIONS])
     axis.invert_yaxis()
-    axis.set_xlabel("accuracy against the plain stride, percent points: mean, 95 % interval over images, and each seed")
+    axis.set_xlabel("points against the plain stride: mean, 95 % interval over images, and | each seed")
     legend_above(figure, axis)
     return figure
 

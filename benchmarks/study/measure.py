@@ -32,15 +32,15 @@ PARTS: dict[str, dict[str, Any]] = {
     "held_out": {
         "measures": ("clean", "corruptions", "attacks", "shift"),
         "attacks": ("fgsm",),
-        "limit": 500,
-        "limit_attacks": 500,
+        "limit": 300,
+        "limit_attacks": 300,
     },
     "apgd": {
         "measures": ("attacks",),
         "attacks": ("apgd-ce",),
         "eps": ("1/255", "4/255"),
         "limit": 2000,
-        "limit_attacks": 500,
+        "limit_attacks": 250,
     },
 }
 SHARED: dict[str, Any] = {"dataset": "fashion_mnist", "seed": 0, "channels_last": True, "plots": False}

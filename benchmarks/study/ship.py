@@ -1,7 +1,7 @@
 """Puts the best network of each shipped variant into the package: `python -m benchmarks.study.ship`.
 
 The best is the seed with the highest held-out accuracy. Its weights and configuration go to `timm_asap/zoo/weights`;
-`python -m benchmarks.study.cards` then evaluates it and writes its card.
+`python -m benchmarks.study.cards` then writes its card.
 """
 
 from __future__ import annotations
