@@ -37,28 +37,29 @@ def test_the_plan_is_what_the_page_says():
 
 
 @pytest.mark.parametrize("rival", networks.__all__)
-def test_rivals_keep_the_plain_networks_weights_and_sizes(rival):
+def test_rivals_keep_the_plain_networks_parameters_and_sizes(rival):
     torch.manual_seed(0)
     plain, other = timm.create_model("resnet20_lowres").eval(), timm.create_model(rival).eval()
-    other.load_state_dict(plain.state_dict(), strict=False)
     assert sum(p.numel() for p in other.parameters()) == sum(p.numel() for p in plain.parameters())
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         sizes = [features.shape for features in other.forward_intermediates(x)[1]]
         assert sizes == [features.shape for features in plain.forward_intermediates(x)[1]]
-        assert not torch.allclose(other(x), plain(x), atol=1e-3)
+    strides = [m.stride for m in other.modules() if isinstance(m, torch.nn.Conv2d) and m.stride != (1, 1)]
+    assert rival != "resnet20_lowres_blur" or not strides
     assert other.pretrained_cfg["architecture"] == rival
 
 
-def test_held_out_images_are_those_that_a_seed_does_not_train_on(tmp_path, monkeypatch):
+def test_held_out_images_are_those_that_no_seed_trains_on(tmp_path):
     data = write_images(tmp_path / "data")
-    folder = held_out_folder(tmp_path / "work", str(data), seed=1)
+    folder = held_out_folder(tmp_path / "work", str(data))
     whole, held_out = load_fashion_mnist(data), load_fashion_mnist(folder)
     assert len(held_out.test) == round(0.2 * len(whole.train))
-    config = TrainConfig(dataset="idx", data_dir=str(data), val_share=0.2, seed=1)
-    val = make_plan(config).dataset.val
-    assert torch.equal(val.images, held_out.test.images)
-    assert torch.equal(val.labels, held_out.test.labels)
+    for seed in (0, 1):
+        config = TrainConfig(dataset="idx", data_dir=str(data), val_share=0.2, seed=seed, batch_size=16)
+        val = make_plan(config).dataset.val
+        assert torch.equal(val.images, held_out.test.images)
+        assert torch.equal(val.labels, held_out.test.labels)
 
 
 def test_differences_are_paired_by_image_and_clear_only_where_seeds_agree():

@@ -1,4 +1,4 @@
-"""The held-out fifth of a seed as a data set of its own: what windows, boundaries and layouts are chosen by."""
+"""The held-out fifth as a data set of its own: what windows, boundaries and layouts are chosen by."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ from pathlib import Path
 import torch
 
 from benchmarks.study.plan import RECIPE
-from timm_asap.data.holdout import hold_out
-from timm_asap.data.idx import load_fashion_mnist
+from timm_asap.data import load_dataset
 
 
-def held_out_folder(work: Path, data_dir: str, seed: int) -> Path:
-    """IDX files whose test images are those that the networks of a seed never trained on.
+def held_out_folder(work: Path, data_dir: str) -> Path:
+    """IDX files whose test images are those that no network of the study trained on.
 
     Args:
         work: Folder of the runs; the files go to a folder in it.
         data_dir: Folder of the four Fashion-MNIST files.
-        seed: Of the runs.
 
     Returns:
         The folder.
     """
-    folder = work / f"held_out.seed{seed}"
+    folder = work / "held_out"
     if not folder.is_dir():
-        train = load_fashion_mnist(Path(data_dir)).train
-        _, held_out = hold_out(train, RECIPE["val_share"], seed)
+        # whatever the seed of a run is, the same fifth is held out
+        held_out = load_dataset("fashion_mnist", data_dir, val_share=RECIPE["val_share"]).val
         work.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=work) as aside:
             for part in ("train", "t10k"):  # a data set has both; nothing here reads the first

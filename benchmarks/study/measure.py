@@ -58,7 +58,7 @@ def measure(run: StudyRun, part: str, work: Path, data_dir: str) -> Path:
     Returns:
         The JSON.
     """
-    images = str(held_out_folder(work, data_dir, run.seed)) if part == "held_out" else data_dir
+    images = str(held_out_folder(work, data_dir)) if part == "held_out" else data_dir
     folder = work / run.name
     settings = SHARED | PARTS[part]
     evaluate(EvaluateConfig(models=(str(folder),), data_dir=images, output=str(folder / part), resume=True, **settings))

@@ -44,8 +44,8 @@ stays (shifts of 0.5, 1, 2 and 4 pixels).
 """
 _DIFFERENCES = """
 In brackets the 95 % bootstrap interval, paired by image, of the mean over the seeds that both have. It tells what other
-images would give, the deviations above what other seeds give. Bold: the interval leaves out 0, and every seed has the
-same sign.
+images would give, the deviations above what other seeds give. Bold: the interval leaves out 0, and several
+seeds all have the same sign.
 """
 _WINS = """
 What is bold by the rule above, largest difference first, in percent points; of clean images, 15 corruptions, two

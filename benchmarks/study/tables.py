@@ -39,9 +39,11 @@ def differences(records: Records) -> str:
 
 
 def wins_and_losses(records: Records) -> str:
-    """A row per variant: on which corruptions and attacks it is clearly ahead of the plain stride, and where behind."""
+    """A row per variant of several seeds: where it is clearly ahead of the plain stride, and where behind."""
     rows = []
     for name, runs in _rivals(records):
+        if len(runs) == 1:
+            continue
         found: dict[str, Difference] = {"clean": clean_difference(runs, records["plain"])}
         for corruption in CORRUPTIONS:
             prefixes = (f"corruption/{corruption}/",)
