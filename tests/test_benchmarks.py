@@ -1,7 +1,10 @@
 """The committed benchmark records: complete, and the page that shows them is theirs."""
 
+import json
+
 import pytest
 
+from benchmarks import heal
 from benchmarks.pooling import GROUPS, contenders
 from benchmarks.report import PAGE, README, blocks, load_records, page, readme
 
@@ -28,5 +31,10 @@ def test_the_page_is_generated_from_the_records():
 def test_the_readmes_tables_are_generated_from_the_records():
     text = README.read_text(encoding="utf-8")
     assert readme(text, blocks()) == text
-    with pytest.raises(ValueError, match="expected the markers of 'speed'"):
+    with pytest.raises(ValueError, match="expected the markers of 'evidence'"):
         readme("no markers", blocks())
+
+
+def test_the_healing_table_is_generated_from_its_record():
+    record = json.loads(heal.RESULTS.read_text(encoding="utf-8"))
+    assert heal.RESULTS.with_suffix(".md").read_text(encoding="utf-8") == heal.table(record)

@@ -100,6 +100,12 @@ def test_the_main_variants_were_measured():
     assert {"plain", "asap", "asap_paper", "flc"} <= set(RECORDS)
 
 
+def test_of_one_seed_nothing_is_called_clear():
+    few = {name: RECORDS[name][:1] for name in ("plain", "asap")}
+    assert "**" not in tables.differences(few) + tables.summary(few)
+    assert len(tables.wins_and_losses(few).splitlines()) == 2
+
+
 def test_the_page_is_generated_from_the_records():
     assert report.PAGE.read_text(encoding="utf-8") == report.page(RECORDS), "run `python -m benchmarks.study.report`"
 
