@@ -71,6 +71,7 @@ def test_differences_are_paired_by_image_and_clear_only_where_seeds_agree():
     assert d.low < d.gain < d.high
     assert d.high - d.low < 3  # unpaired, it would be 6
     assert d.is_clear
+    assert not difference([better, base], [base, base]).is_clear
     worse = base & (rng.random(2000) < 0.98)
     mixed = difference([better, worse], [base, base])
     assert mixed.low > 0

@@ -112,8 +112,8 @@ class Difference:
     @property
     def is_clear(self) -> bool:
         """Whether its interval leaves out 0 and several seeds agree in its sign; of one seed nothing is clear."""
-        same_sign = len({gain > 0 for gain in self.by_seed}) == 1
-        return len(self.by_seed) > 1 and same_sign and (self.low > 0 or self.high < 0)
+        signs = {np.sign(round(gain, 6)) for gain in self.by_seed}
+        return len(self.by_seed) > 1 and signs in ({1}, {-1}) and (self.low > 0 or self.high < 0)
 
 
 def difference(records: list[np.ndarray], others: list[np.ndarray]) -> Difference:
