@@ -39,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _table(summaries: Sequence[TwinSummary]) -> Table:
-    table = Table(title=f"{len(summaries)} alias-free twins", title_justify="left")
+    plural = "" if len(summaries) == 1 else "s"
+    table = Table(title=f"{len(summaries)} alias-free twin{plural}", title_justify="left")
     table.add_column("name", no_wrap=True)
     for heading in ("params (M)", "GMACs", "+ %", "sites", "left"):
         table.add_column(heading, justify="right", no_wrap=True)
