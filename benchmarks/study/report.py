@@ -77,7 +77,7 @@ def page(records: dict[str, list[StudyRecord]]) -> str:
         **RECIPE,
     )
     held_out = f"""
-Held-out images of the training set: clean on all 12,000 (best epoch, bfloat16), the rest on
+Held-out images of the training set: clean on all 12,000 (best epoch, bfloat16), what else there is on
 {PARTS["held_out"]["limit"]} of them.
 """
     parts = [head]
@@ -86,7 +86,7 @@ Held-out images of the training set: clean on all 12,000 (best epoch, bfloat16),
     parts += ["![accuracy against the plain stride, by corruption](evidence_corruptions.png)\n"]
     parts += ["## Wins and losses\n", tables.wins_and_losses(records), _WINS]
     parts += ["## Attacks\n", tables.attacks(records)]
-    parts += ["\neps in 1/255, means over the seeds; APGD-CE for the first seed of each.\n"]
+    parts += ["\neps in 1/255, means over the seeds; APGD-CE for first seeds, where a number stands.\n"]
     parts += ["![accuracy over eps](evidence_attacks.png)\n"]
     parts += ["## Trained under attack\n", tables.attack_training(records), _ATTACK_TRAINING]
     parts += ["## What the default was chosen by\n", tables.held_out(records), held_out]
