@@ -57,7 +57,7 @@ and none under PGD.
 """
 _ALIASING = """
 Energy above the new Nyquist frequency in what strided layers subsample, over layers and seeds
-([aliasing.md](aliasing.md) defines it).
+([aliasing.md](aliasing.md) defines it, for maps that repeat: `reflect` continues them otherwise, and leaves some).
 """
 _FINETUNING = """
 The shipped weights ([zoo](zoo.md)) fine-tuned to scikit-learn's digits by their own recipe, three seeds; 360 held-out
