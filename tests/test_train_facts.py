@@ -25,6 +25,7 @@ def test_data_sets_of_the_hub_are_told_from_folders(name, shown, hub_id, tmp_pat
     (tmp_path / "mine" / "letters").mkdir(parents=True)
     data = SimpleNamespace(name=name, source="", num_classes=2, train=[1, 2], test=[3], test_name="test")
     data.val = data.val_name = None
+    data.frame = (0, 0, 0, 0)
     config = SimpleNamespace(model="resnet18")
     monkeypatch.setattr("timm_asap.training.facts.command", lambda config, launcher: "")
     plan = SimpleNamespace(dataset=data, config=config, parameters=1, input_size=(1, 2, 2))
