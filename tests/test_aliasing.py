@@ -8,7 +8,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from rich.console import Console
-from timm.layers import ConvNormAct
+from timm.layers import AvgPool2dSame, BlurPool2d, ConvNormAct
 from timm.models.inception_v3 import InceptionB
 from timm.models.levit import Downsample
 from torch import nn
@@ -23,6 +23,7 @@ from timm_asap.evaluation.aliasing import (
     merge_aliasing,
     sampling_sites,
 )
+from timm_asap.evaluation.aliasing.fixed_filter import fixed_filter
 
 
 def wave(size, k_rows=0, k_columns=0, phase=0.0):
@@ -168,6 +169,45 @@ def test_a_max_pool_samples_the_dense_maximum(pool, dense):
     assert plain.folded == pytest.approx(expected.folded.mean().item(), rel=1e-6)
     assert plain.above_nyquist > 0.01
     assert converted.above_nyquist < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("pool", "gain"),
+    [
+        (nn.AvgPool2d(2, 2), lambda f: math.cos(math.pi * f) ** 2),
+        (nn.AvgPool2d(3, 2, padding=1), lambda f: ((1 + 2 * math.cos(2 * math.pi * f)) / 3) ** 2),
+        (BlurPool2d(3, 3, stride=2), lambda f: math.cos(math.pi * f) ** 4),
+        (BlurPool2d(None, 5, stride=2), lambda f: math.cos(math.pi * f) ** 8),
+    ],
+)
+def test_average_and_blur_pools_sample_what_their_filter_leaves(pool, gain):
+    # periods per sample 1/6 below the new Nyquist frequency and 5/12 above, on either axis
+    x = (1 + wave((12, 24), 5, 0) + wave((12, 24), 0, 4)).float().repeat(2, 3, 1, 1)
+    above, below = 0.5 * gain(5 / 12), 0.5 * gain(1 / 6)
+    plain, converted = the_site(pool, x)
+    assert plain.above_nyquist == pytest.approx(above / (1 + above + below), rel=1e-4)
+    assert converted.above_nyquist < 1e-12
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.AvgPool2d(2, 2),
+        nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False),
+        nn.AvgPool2d((3, 1), (2, 1), padding=(1, 0)),
+        AvgPool2dSame(3, 2),
+        AvgPool2dSame(2, 2),
+        BlurPool2d(3, 3, stride=2),
+        BlurPool2d(3, 4, stride=2),
+        BlurPool2d(3, 5, stride=3),
+    ],
+)
+def test_the_filter_at_stride_1_has_the_samples_of_the_pool(pool):
+    x = torch.randn(2, 3, 17, 22)
+    stride = pool.stride if isinstance(pool.stride, tuple) else (pool.stride, pool.stride)
+    ours, theirs = fixed_filter(pool, x)[..., :: stride[0], :: stride[1]], pool(x)
+    inside = (slice(None), slice(None), slice(2, 4), slice(2, 4))  # away from the edges, where padding enters
+    torch.testing.assert_close(ours[inside], theirs[inside])
 
 
 def test_branches_and_token_slices_are_measured():

@@ -70,10 +70,10 @@ class SiteAliasing:
 def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[SiteAliasing]:
     """Measure every downsampling site of a network, plain or converted.
 
-    A plain network is heard where conversion would put the low-pass, a twin after its low-pass: the two lists compare
-    site by site. With the circular boundary a twin reads rounding errors at its converted sites, 1e-13 in float32. The
-    other boundaries continue the map beyond its edges in their own way, of which the periodic spectrum that is
-    measured here sees the seam.
+    A plain network is heard where conversion would put the low-pass (average and blur pools after the filter that they
+    have), a twin after its low-pass: the two lists compare site by site. With the circular boundary a twin reads
+    rounding errors at its converted sites, 1e-13 in float32. The other boundaries continue the map beyond its edges in
+    their own way, of which the periodic spectrum that is measured here sees the seam.
 
     Args:
         model: A network as timm builds it, in eval mode; float32 at least, since half precision rounds by itself.

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from timm_asap.convert import convert
+from timm_asap.evaluation.aliasing.fixed_filter import filters_before_sampling, fixed_filter
 from timm_asap.functional_sites import functional_site
 from timm_asap.geometry import geometry_of
 from timm_asap.strided import AsapLayer, AsapSpec, LowPassed, PooledPointwise, is_converted, mixin_for, wear
@@ -88,8 +89,8 @@ def watch_samples(sites: list[SamplingSite], listener: Callable[[SamplingSite, t
     """Hear of what every site samples, while the network runs in this context.
 
     - A converted layer samples what its low-pass gives: after the maximum of a max-pool, before the layer's padding.
-    - A plain convolution or average pool is heard at its input, a plain max-pool after its maximum at stride 1: where
-      the low-pass would sit.
+    - A plain convolution is heard at its input, a plain max-pool after its maximum at stride 1: where the low-pass
+      would sit. An average pool and a blur pool are heard after their own filter, for it is a low-pass too.
 
     Args:
         sites: Of :func:`sampling_sites`.
@@ -133,6 +134,8 @@ def _listen_after_lowpass(layer: AsapLayer, hear: Listener) -> Iterator[None]:
 
 def _plain_hook(site: SamplingSite, hear: Listener) -> Callable[[nn.Module, tuple], None]:
     """A forward pre-hook that hears what a layer without the operator samples."""
+    if filters_before_sampling(site.layer):
+        return lambda layer, args: hear(fixed_filter(layer, args[0]))
     if site.mixin in (LowPassed, PooledPointwise):
         return lambda layer, args: hear(args[0])
 
