@@ -26,9 +26,8 @@ RUNS = {record.content["run"]: record for runs in RECORDS.values() for record in
 def test_the_plan_is_what_the_page_says():
     runs = plan.planned_runs()
     names = [run.name for run in runs]
-    assert len(set(names)) == len(names) == 19
-    for variant in ("plain", "flc", "asap", "asap_paper"):
-        assert {f"{variant}.seed{seed}" for seed in range(3)} <= set(names)
+    assert len(set(names)) == len(names) == 8 * 3 + 3
+    assert {f"{variant}.seed{seed}" for variant in plan.VARIANTS for seed in range(3)} <= set(names)
     assert {f"{variant}.fgsm.seed0" for variant in ("plain", "flc", "asap")} <= set(names)
     for run in runs:
         config = TrainConfig(**run.settings(), data_dir="DIR")
@@ -141,6 +140,15 @@ def test_a_variant_that_is_worse_is_shown_as_worse():
     assert row[2].strip() == "-"
     assert "clean -2" in row[3]
     assert "**-" in tables.differences(shown)
+
+
+def test_differences_compare_the_same_seeds():
+    plain, first = RECORDS["plain"], RECORDS["asap"][:1]
+    assert tables.clean_difference(first, plain) == tables.clean_difference(first, plain[:1])
+    assert tables.clean_difference(first, plain[::-1]) == tables.clean_difference(first, plain[:1])
+    assert tables.clean_difference(RECORDS["asap"], plain).by_seed[0] == tables.clean_difference(first, plain).gain
+    (row,) = tables.differences({"plain": plain, "asap": first}, "asap").splitlines()[2:]
+    assert row.startswith("| plain stride | 1 |")
 
 
 def test_figures_are_drawn_of_any_records():

@@ -11,8 +11,8 @@ from benchmarks.study.tables import group_difference
 from timm_asap.evaluation import CORRUPTIONS
 from timm_asap.training.figures import GREY, legend_above, new_figure, panels, series_style, styled
 
-#: The variants that have several seeds, drawn in this order.
-_DRAWN = ("asap", "asap_paper", "flc")
+#: The variants that are compared corruption by corruption, in this order.
+_DRAWN = ("asap", "asap_paper", "flc", "blur")
 
 
 @styled
@@ -22,14 +22,14 @@ def draw_differences(records: dict[str, list[StudyRecord]]) -> Figure:
     Args:
         records: The networks by variant.
     """
-    figure = new_figure(7.2, 6.4)
+    figure = new_figure(7.2, 7.6)
     axis = figure.subplots()
     axis.axvline(0, color=GREY, linewidth=1)
     drawn = [name for name in _DRAWN if name in records]
     for number, name in enumerate(drawn):
         found = [group_difference(records[name], records["plain"], (f"corruption/{c}/",)) for c in CORRUPTIONS]
         gains, lows, highs = np.array([(d.gain, d.low, d.high) for d in found]).T
-        heights = np.arange(len(CORRUPTIONS)) + 0.24 * (number - (len(drawn) - 1) / 2)
+        heights = np.arange(len(CORRUPTIONS)) + 0.2 * (number - (len(drawn) - 1) / 2)
         style = _style(name) | {"linestyle": "none"}
         axis.errorbar(gains, heights, xerr=[gains - lows, highs - gains], label=VARIANTS[name].title, **style)
         for height, d in zip(heights, found, strict=True):

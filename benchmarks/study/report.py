@@ -47,7 +47,14 @@ stays (shifts of 0.5, 1, 2 and 4 pixels).
 _DIFFERENCES = """
 In brackets the 95 % bootstrap interval, paired by image, of the mean over the seeds that both have. It tells what other
 images would give, the deviations above what other seeds give. Bold: the interval leaves out 0, and several
-seeds all have the same sign.
+seeds all have the same sign, as three do by chance one time in four.
+"""
+_BY_SEED = """
+Each network against the plain one of its seed, seeds 0, 1 and 2: how much the choice of a seed decides.
+"""
+_AGAINST_ASAP = """
+As above, with the ASAP twin (`preserve`) in the plain network's place: what the window, the boundary and the layout do
+among networks that all low-pass.
 """
 _WINS = """
 What is bold by the rule above, largest difference first, in percent points; of clean images, 15 corruptions, two
@@ -59,7 +66,8 @@ and none under PGD.
 """
 _ALIASING = """
 Energy above the new Nyquist frequency in what strided layers subsample, over layers and seeds
-([aliasing.md](aliasing.md) defines it, for maps that repeat: `reflect` continues them otherwise, and leaves some).
+([aliasing.md](aliasing.md) defines it, for maps that repeat: `reflect` continues them otherwise, and leaves some). Of
+BlurPool it is what its blur leaves; the released operator, which crops a spectrum, has no map that is subsampled.
 """
 _FINETUNING = """
 The shipped weights ([zoo](zoo.md)) fine-tuned to scikit-learn's digits by their own recipe, three seeds; 360 held-out
@@ -85,7 +93,9 @@ Held-out images of the training set: clean on all 12,000 (best epoch, bfloat16),
     parts = [head]
     parts += ["## Accuracy\n", tables.accuracies(records), _ACCURACY]
     parts += ["## Against the plain stride\n", tables.differences(records), _DIFFERENCES]
+    parts += ["### Seed by seed\n", tables.differences_by_seed(records), _BY_SEED]
     parts += ["![accuracy against the plain stride, by corruption](evidence_corruptions.png)\n"]
+    parts += ["## Against ASAP\n", tables.differences(records, "asap"), _AGAINST_ASAP]
     parts += ["## Wins and losses\n", tables.wins_and_losses(records), _WINS]
     parts += ["## Attacks\n", tables.attacks(records)]
     parts += ["\neps in 1/255, means over the seeds; APGD-CE for first seeds, where a number stands.\n"]

@@ -124,9 +124,9 @@ def difference(records: list[np.ndarray], others: list[np.ndarray]) -> Differenc
 
     Args:
         records: Shares per image, (N,), one array for each seed of a variant.
-        others: Those of the variant that it is compared with; the seeds that both have are used.
+        others: Those of the variant that it is compared with, of the same seeds in the same order.
     """
-    gains = [100 * (mine.astype(float) - theirs) for mine, theirs in zip(records, others, strict=False)]
+    gains = [100 * (mine.astype(float) - theirs) for mine, theirs in zip(records, others, strict=True)]
     gain = np.mean(gains, axis=0)
     # many distinct values: coarser steps keep the multinomial draw small, and are far below what is shown
     ends = percentile_interval(bootstrap_means(np.round(gain, 2), seed=0))

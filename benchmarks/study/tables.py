@@ -14,7 +14,8 @@ from timm_asap.evaluation import CORRUPTIONS
 
 Records = dict[str, list[StudyRecord]]
 
-#: The README's columns.
+#: The README's rows and columns.
+_SUMMARY_ROWS = ("plain", "asap", "asap_paper", "flc", "blur")
 _SUMMARY = ("15 corruptions", "noise", "blur", "FGSM", "PGD-20", "circular shift")
 
 
@@ -28,14 +29,24 @@ def accuracies(records: Records) -> str:
     return table(["percent", "seeds", "clean", *GROUPS], rows)
 
 
-def differences(records: Records) -> str:
-    """A row per variant: what it gains or loses on the same images, with 95 % intervals."""
+def differences(records: Records, base: str = "plain") -> str:
+    """A row per variant: what it gains or loses against another on the same images, with 95 % intervals."""
+    rows = []
+    for name, runs in _rivals(records, base):
+        cells = [_signed(clean_difference(runs, records[base]))]
+        cells += [_signed(group_difference(runs, records[base], prefixes)) for prefixes in GROUPS.values()]
+        rows.append([VARIANTS[name].title, str(len(_same_seeds(runs, records[base]))), *cells])
+    return table(["percent points", "seeds", "clean", *GROUPS], rows)
+
+
+def differences_by_seed(records: Records) -> str:
+    """A row per variant: what each of its networks gains or loses against the plain one of the same seed."""
     rows = []
     for name, runs in _rivals(records):
-        cells = [_signed(clean_difference(runs, records["plain"]))]
-        cells += [_signed(group_difference(runs, records["plain"], prefixes)) for prefixes in GROUPS.values()]
-        rows.append([VARIANTS[name].title, str(min(len(runs), len(records["plain"]))), *cells])
-    return table(["percent points", "seeds", "clean", *GROUPS], rows)
+        found = [clean_difference(runs, records["plain"])]
+        found += [group_difference(runs, records["plain"], GROUPS[group]) for group in _SUMMARY]
+        rows.append([VARIANTS[name].title, *(", ".join(f"{gain:+.1f}" for gain in d.by_seed) for d in found)])
+    return table(["percent points", "clean", *_SUMMARY], rows)
 
 
 def wins_and_losses(records: Records) -> str:
@@ -114,11 +125,9 @@ def aliasing(records: Records) -> str:
 
 
 def summary(records: Records) -> str:
-    """The README's table: the variants with several seeds, against the plain stride."""
+    """The README's table: the main variants against the plain stride."""
     rows = []
-    for name, runs in _clean_trained(records):
-        if VARIANTS[name].seeds == 1:
-            continue
+    for name, runs in ((name, records[name]) for name in _SUMMARY_ROWS if name in records):
         if name == "plain":
             cells = [mean_and_sd(100 * run.clean.mean() for run in runs)]
             cells += [mean_and_sd(100 * run.mean(GROUPS[group]).mean() for run in runs) for group in _SUMMARY]
@@ -137,21 +146,28 @@ def summary(records: Records) -> str:
 
 
 def clean_difference(runs: list[StudyRecord], others: list[StudyRecord]) -> Difference:
-    """What variants differ in on the test images as they are."""
-    return difference([run.clean for run in runs], [run.clean for run in others])
+    """What variants differ in on the test images as they are, over the seeds that both have."""
+    pairs = _same_seeds(runs, others)
+    return difference([run.clean for run, _ in pairs], [other.clean for _, other in pairs])
 
 
 def group_difference(runs: list[StudyRecord], others: list[StudyRecord], prefixes: tuple[str, ...]) -> Difference:
     """What variants differ in on the mean of some results, by the beginnings of their ids."""
-    return difference([run.mean(prefixes) for run in runs], [run.mean(prefixes) for run in others])
+    pairs = _same_seeds(runs, others)
+    return difference([run.mean(prefixes) for run, _ in pairs], [other.mean(prefixes) for _, other in pairs])
+
+
+def _same_seeds(runs: list[StudyRecord], others: list[StudyRecord]) -> list[tuple[StudyRecord, StudyRecord]]:
+    by_seed = {other.content["seed"]: other for other in others}
+    return [(run, by_seed[run.content["seed"]]) for run in runs if run.content["seed"] in by_seed]
 
 
 def _clean_trained(records: Records) -> Iterator[tuple[str, list[StudyRecord]]]:
     return ((name, records[name]) for name in VARIANTS if name in records)
 
 
-def _rivals(records: Records) -> Iterator[tuple[str, list[StudyRecord]]]:
-    return ((name, runs) for name, runs in _clean_trained(records) if name != "plain")
+def _rivals(records: Records, base: str = "plain") -> Iterator[tuple[str, list[StudyRecord]]]:
+    return ((name, runs) for name, runs in _clean_trained(records) if name != base)
 
 
 def _at_eps(run: StudyRecord, attack: str, eps: float) -> np.ndarray:
