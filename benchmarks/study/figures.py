@@ -44,27 +44,28 @@ def draw_differences(records: dict[str, list[StudyRecord]]) -> Figure:
 
 @styled
 def draw_eps_curves(records: dict[str, list[StudyRecord]]) -> Figure:
-    """Accuracy under FGSM and PGD over eps, means over seeds with a line for each variant.
+    """What each variant gains or loses against the plain stride under FGSM and PGD, over eps; means over seeds.
 
     Args:
         records: The networks by variant.
     """
     figure, axes = panels(2, 2, width=4.4, height=3.4)
+    plain = records["plain"]
     for axis, (attack, title) in zip(axes, (("fgsm", "FGSM"), ("pgd", "PGD, 20 steps")), strict=True):
-        for name in (name for name in VARIANTS if name in records):
-            runs = records[name]
-            shown = [r for r in runs[0].results("robustness", "attack") if r["attack"] == attack]
-            means = [100 * np.mean([run.right[f"robustness/{r['id']}"].mean() for run in runs]) for r in shown]
-            axis.plot([255 * r["eps"] for r in shown], means, label=VARIANTS[name].title, **_style(name))
+        axis.axhline(0, color=GREY, linewidth=1)
+        shown = [r for r in plain[0].results("robustness", "attack") if r["attack"] == attack]
+        for name in (name for name in VARIANTS if name in records and name != "plain"):
+            gains = [group_difference(records[name], plain, (r["id"],)).gain for r in shown]
+            axis.plot([255 * r["eps"] for r in shown], gains, label=VARIANTS[name].title, **_style(name))
         axis.set_xscale("log", base=2)
         axis.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
         axis.set_xlabel("eps in 1/255, l-inf")
         axis.set_title(title)
-    axes[0].set_ylabel("accuracy (percent)")
+    axes[0].set_ylabel("points against the plain stride")
     legend_above(figure, axes[0])
     return figure
 
 
 def _style(name: str) -> dict[str, str]:
-    """A variant looks the same in every figure."""
-    return series_style(list(VARIANTS).index(name))
+    """A variant looks the same in every figure; the plain stride is their line at 0."""
+    return series_style(list(VARIANTS).index(name) - 1)
