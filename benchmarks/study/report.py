@@ -50,7 +50,8 @@ images would give, the deviations above what other seeds give. Bold: the interva
 seeds all have the same sign, as three do by chance one time in four.
 """
 _BY_SEED = """
-Each network against the plain one of its seed, seeds 0, 1 and 2: how much the choice of a seed decides.
+Each network against the plain one of its seed, seeds 0, 1 and 2: how much the choice of a seed decides. The variants
+share that plain network, the first weights and the order of the images: their gains rise and fall together.
 """
 _AGAINST_ASAP = """
 As above, with the ASAP twin (`preserve`) in the plain network's place: what the window, the boundary and the layout do
