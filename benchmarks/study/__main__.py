@@ -3,7 +3,8 @@
     python -m benchmarks.study --data-dir DIR [--work runs/study] [--only plain.seed0 asap.seed0]
 
 Each run leaves its folder under `--work` and one JSON under `benchmarks/results/study/`. Interrupted, it goes on where
-it was. Several may run side by side: each takes the next run that nobody has taken.
+it was. Several may run side by side: each takes the next run that nobody has taken. A network took 18 minutes of a core
+with bfloat16 instructions (AVX-512), all of it some eight hours.
 """
 
 from __future__ import annotations
