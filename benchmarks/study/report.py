@@ -99,7 +99,7 @@ Held-out images of the training set: clean on all 12,000 (best epoch, bfloat16),
     parts += ["## Against ASAP\n", tables.differences(records, "asap"), _AGAINST_ASAP]
     parts += ["## Wins and losses\n", tables.wins_and_losses(records), _WINS]
     parts += ["## Attacks\n", tables.attacks(records)]
-    parts += ["\neps in 1/255, means over the seeds; APGD-CE for first seeds, where a number stands.\n"]
+    parts += ["\neps in 1/255, means over the seeds; APGD-CE of first seeds.\n"]
     parts += ["![accuracy against the plain stride, over eps](evidence_attacks.png)\n"]
     parts += ["## Trained under attack\n", tables.attack_training(records), _ATTACK_TRAINING]
     parts += ["## What the default was chosen by\n", tables.held_out(records), held_out]

@@ -18,7 +18,7 @@ def filters_before_sampling(layer: nn.Module) -> bool:
 
 
 def fixed_filter(layer: nn.AvgPool2d | BlurPool2d, x: torch.Tensor) -> torch.Tensor:
-    """The layer's filter at stride 1, in place, on maps that repeat: padding would make high frequencies anew.
+    """What the layer's filter gives at stride 1 on maps that repeat: padding would make high frequencies anew.
 
     Args:
         layer: Of those that `filters_before_sampling` knows.
