@@ -249,7 +249,10 @@ BAD_RUNS = {
         lambda run: change_json(run / "evaluation.json", model={"weights_sha256": "0" * 64}),
         "was measured on other weights",
     ),
-    "label names": (lambda run: change_json(run / "config.json", label_names=["a", "b"]), "names 2 classes"),
+    "label names": (
+        lambda run: change_json(run / "config.json", label_names=["a", "b"]),
+        "names 2 classes",
+    ),
     "classes in run.json": (lambda run: change_json(run / "run.json", data={"classes": 5}), "run.json tells of 5"),
     "classes of the data": (lambda run: of_data(run, classes=7, label_names=None), "of data with 7"),
     "classes of the weights": (narrow_head, "cannot be loaded"),

@@ -13,9 +13,9 @@ from timm_asap.errors import UserError
 from timm_asap.hub.card import write_card
 from timm_asap.hub.card_check import check_card
 from timm_asap.hub.cards.privacy import refuse_token
-from timm_asap.hub.digests import sha256
 from timm_asap.hub.run_checks import check_run
 from timm_asap.training.command_line import cut_path
+from timm_asap.zoo.downloads import sha256
 
 __all__ = ["Bundle", "make_bundle"]
 

@@ -24,8 +24,8 @@ from timm_asap.hub.cards.metadata import metadata
 from timm_asap.hub.cards.origin import Origin
 from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.cards.records import RunRecords, read_records
-from timm_asap.hub.names import check_repo
 from timm_asap.training.files import replace_text
+from timm_asap.zoo.hub_client import check_repo
 
 __all__ = ["write_card"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from huggingface_hub.hf_api import RepoFile
 
 from timm_asap.hub.bundle import Bundle
-from timm_asap.hub.digests import digest_like
+from timm_asap.zoo.downloads import digest_like
 
 __all__ = ["Difference", "compare"]
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import timm_asap
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import Bundle, make_bundle
-from timm_asap.hub.client_errors import one_line
 from timm_asap.hub.difference import Difference, compare
-from timm_asap.hub.names import check_repo
 from timm_asap.hub.remote import Remote
 from timm_asap.hub.verification import verify
+from timm_asap.zoo.hub_client import check_repo, one_line
 
 __all__ = ["Published", "publish"]
 

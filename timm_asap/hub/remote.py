@@ -12,8 +12,8 @@ from huggingface_hub.hf_api import RepoFile
 import timm_asap
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import Bundle
-from timm_asap.hub.client_errors import one_line
 from timm_asap.hub.difference import Difference
+from timm_asap.zoo.hub_client import one_line
 
 __all__ = ["Remote"]
 

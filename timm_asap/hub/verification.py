@@ -10,10 +10,10 @@ from huggingface_hub import HfApi
 
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import Bundle
-from timm_asap.hub.client_errors import one_line
-from timm_asap.hub.digests import sha256
-from timm_asap.hub.loading import load
 from timm_asap.hub.run_checks import sample_logits
+from timm_asap.zoo import load
+from timm_asap.zoo.downloads import sha256
+from timm_asap.zoo.hub_client import one_line
 
 __all__ = ["verify"]
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import timm
 import torch
 import torch.nn.functional as F
 
 from timm_asap.data import PADDING_LABEL
 from timm_asap.training.loaders import build_test_loader
 from timm_asap.training.run import Run
+from timm_asap.zoo import load
 
 
 def measure_exported_model(run: Run) -> None:
@@ -32,7 +32,7 @@ def measure_exported_model(run: Run) -> None:
 @torch.inference_mode()
 def _measure(run: Run) -> dict[str, float]:
     """Loss and accuracy (percent) of the exported model on the test split, by this process alone."""
-    model = timm.create_model(f"local-dir:{run.folder.path}", pretrained=True).eval()
+    model = load(f"local-dir:{run.folder.path}")
     model = model.to(run.accelerator.device, memory_format=run.memory_format)
     loss, correct, images = 0.0, 0, 0
     mean, std = (torch.tensor(v, device=run.accelerator.device).view(-1, 1, 1) for v in (run.plan.mean, run.plan.std))

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from timm_asap.errors import UserError
-from timm_asap.hub.client_errors import hide_token
+from timm_asap.zoo.hub_client import hide_token
 
 __all__ = ["cut_paths", "refuse_token"]
 
