@@ -131,7 +131,7 @@ def test_every_key_with_every_kind_of_value(folder, place, key):
         ({"top": {"label_names": '[{}, "b", "c", "d", "e"]'}}, "label_names: expected a list of names"),
         (
             {"top": {"label_names": '["a", "b"]'}},
-            "config.json names 2 classes in label_names: expected 5, as num_classes says",
+            "names 2 classes in label_names: expected 5, its num_classes",
         ),
         ({"top": {"pretrained_cfg": "null"}}, "pretrained_cfg: expected an object, got null"),
         ({"top": {"pretrained_cfg": '"fcmae"'}}, 'pretrained_cfg: expected an object, got "fcmae"'),

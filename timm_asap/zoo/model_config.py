@@ -344,7 +344,7 @@ def _label_names(
         return tuple(by_number[number] for number in range(len(by_number)))
     if classes is not None and len(names) != classes:
         raise UserError(
-            f"{shown}: config.json names {len(names)} classes in {key}: expected {classes}, as num_classes says"
+            f"{shown}: config.json names {len(names)} classes in {key}: expected {classes}, its num_classes"
         )
     return tuple(names)
 
