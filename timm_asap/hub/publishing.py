@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from timm_asap.hub.verification import verify
 from timm_asap.zoo.hub_client import TRIES, check_repo, check_revision, timed_out
 
 __all__ = ["Published", "publish"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,7 @@ def _send(
             unanswered = timed_out(error) or ""
             if attempt == TRIES or not unanswered.endswith(("/validate-yaml", f"/commit/{target}")):
                 raise
+            _log.warning("the commit got no answer; looking whether it was made, %d of %d", attempt + 1, TRIES)
         else:
             return made.pr_revision or target, made.oid
         if create_pr:

@@ -17,7 +17,7 @@ import timm_asap
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import Bundle
 from timm_asap.hub.difference import Difference
-from timm_asap.zoo.hub_client import ask, check_repo, refuse_answer
+from timm_asap.zoo.hub_client import TRIES, ask, check_repo, refuse_answer
 
 __all__ = ["SLOWEST_BYTES_PER_S", "Remote"]
 
@@ -134,7 +134,7 @@ class Remote:
             tree = self.api.list_repo_tree(self.repo, recursive=True, revision=revision)
             return [item for item in tree if isinstance(item, RepoFile)]
 
-        found = self._ask(look, revision)
+        found = self._ask(look, revision, tries=1)  # the client repeats what comes in pages
         for item in found:
             digest = item.lfs.sha256 if item.lfs else item.blob_id
             if not (isinstance(item.path, str) and isinstance(digest, str) and digest.isalnum()):
@@ -162,7 +162,7 @@ class Remote:
                 self.api.get_repo_discussions(self.repo, discussion_type="pull_request", discussion_status="open")
             )
 
-        return self._ask(look)
+        return self._ask(look, tries=1)
 
     def commit(
         self, bundle: Bundle, difference: Difference, title: str, revision: str, parent: str | None, create_pr: bool
@@ -195,5 +195,5 @@ class Remote:
             return f"{self.api.endpoint}/{self.repo}/discussions/{revision.removeprefix('refs/pr/')}"
         return f"{self.api.endpoint}/{self.repo}" + ("" if revision == "main" else f"/tree/{revision}")
 
-    def _ask(self, call: Callable[[], T], revision: str | None = None) -> T:
-        return ask(call, self.repo, revision)
+    def _ask(self, call: Callable[[], T], revision: str | None = None, tries: int = TRIES) -> T:
+        return ask(call, self.repo, revision, tries=tries)

@@ -10,7 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotF
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from timm_asap.errors import UserError
-from timm_asap.zoo.hub_client import ask, one_line, refuse_answer
+from timm_asap.zoo.hub_client import WHILE_IT_COMES, ask, one_line, refuse_answer
 
 __all__ = ["CONFIG", "WEIGHTS", "digest_like", "fetch", "sha256"]
 
@@ -47,9 +47,10 @@ def fetch(repo: str, revision: str | None, file: str, cache_dir: str | Path | No
     Raises:
         UserError: If it is not there, cannot be had, or differs from what the Hub states.
     """
-    with one_line(repo, revision):
+
+    def download() -> Path:
         try:
-            path = Path(hf_hub_download(repo, file, revision=revision, cache_dir=cache_dir))
+            return Path(hf_hub_download(repo, file, revision=revision, cache_dir=cache_dir))
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError as error:
@@ -59,6 +60,9 @@ def fetch(repo: str, revision: str | None, file: str, cache_dir: str | Path | No
                 f"{repo} has no {WEIGHTS}: timm_asap.load takes safetensors alone; timm.create_model also takes "
                 "pickled weights, which can run code"
             ) from error
+
+    path = ask(download, repo, revision, tries=1, wait_s=WHILE_IT_COMES)  # the client repeats it itself
+    with one_line(repo, revision):
         check_download(path, repo)
     return path
 

@@ -34,6 +34,7 @@ from timm_asap.errors import UserError
 from timm_asap.text import as_text
 
 __all__ = [
+    "WHILE_IT_COMES",
     "ask",
     "check_repo",
     "check_revision",
@@ -50,6 +51,8 @@ WAIT_S = 20.0
 """Seconds without a byte after which a request is given up; the client's own default is to wait for ever."""
 DEADLINE_S = 180.0
 """Seconds after which a call is given up, its repetitions and a server that drips byte by byte included."""
+WHILE_IT_COMES = 7 * 24 * 3600.0
+"""Seconds that a download of unknown size may take besides, as long as bytes come."""
 TRIES = 3
 """How often a question is put that gets no answer."""
 
@@ -128,7 +131,7 @@ def ask(call: Callable[[], T], repo: str, revision: str | None = None, *, tries:
         repo: The repository that is worked with.
         revision: The revision that was asked for, if one was.
         tries: How often to ask a Hub that does not answer.
-        wait_s: Seconds that the call may take besides: uploads and downloads need them.
+        wait_s: Seconds that the call may take besides, for what it uploads or downloads.
 
     Raises:
         UserError: Whatever the client raises, as one line.
@@ -202,7 +205,8 @@ def _limit_request(request: Any) -> None:
         raise _OutOfTimeError("the call was given up")
     if _running:  # uploads run in threads of their own
         limits = request.extensions.get("timeout") or dict.fromkeys(("connect", "read", "write", "pool"))
-        limits = {kind: _wait_s() if limit is None else limit for kind, limit in limits.items()}
+        # the client asks for a file's size once more with a limit of a minute, six times
+        limits = {kind: _wait_s() if limit is None else min(limit, _wait_s()) for kind, limit in limits.items()}
         request.extensions = {**request.extensions, "timeout": limits}
 
 
