@@ -163,6 +163,7 @@ def test_the_cache_is_bounded_by_bytes():
     assert cache.get(keys[0]) is not matrices[0]
     assert cache.get(keys[1]) is matrices[1]  # it was used after the third
     assert cache.get(keys[3]).shape == (128, 256)  # larger than the cache: built and handed out
+    assert cache.get(keys[1]) is matrices[1]  # and pushed nothing out
     assert cache.bytes <= cache.max_bytes
 
 

@@ -105,7 +105,7 @@ class MatrixCache:
                 return self._matrices[key]
         matrix = key.build()  # outside the lock: two threads may build the same matrix, and one is kept
         with self._lock:
-            if key not in self._matrices:
+            if key not in self._matrices and matrix.nbytes <= self.max_bytes:
                 self._matrices[key] = matrix
                 self.bytes += matrix.nbytes
             while self.bytes > self.max_bytes:
@@ -137,7 +137,7 @@ def _compiled_matrix(
     dtype: torch.dtype,
     device: torch.device,
 ) -> torch.Tensor:
-    """One node of a compiled graph, for any size. A copy, because a compiler may write into a buffer once it is read."""
+    """One node of a compiled graph, for any size. A copy: a compiler may write into a buffer that it has read."""
     return matrix_cache.get(_Key(kind, tuple(sizes), tuple(strides), window, boundary, dtype, device)).clone()
 
 

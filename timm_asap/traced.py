@@ -1,8 +1,8 @@
 """The matrices by tensor arithmetic: how they enter a graph that leaves this process.
 
-Eager code multiplies by cached constants (`timm_asap.resample`), which would tie a graph to one image size. Arithmetic on
-the size is what every tracer follows: `torch.export` with a free height and width, and `torch.jit.trace`, so that both
-ONNX exporters write files that take any size. It costs some thousand cosines and one gather for each size.
+Eager code multiplies by cached constants (`timm_asap.resample`), which would tie a graph to one image size. Arithmetic
+on the size is what every tracer follows: `torch.export` with a free height and width, and `torch.jit.trace`, so that
+both ONNX exporters write files that take any size. It costs some thousand cosines and one gather for each size.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def traced_matrix(
     if boundary == "zero":  # a single sample passes through
         size = size - (n == 1).to(n.dtype) if isinstance(n, torch.Tensor) else size - int(n == 1)
     real = torch.float32 if device.type == "mps" else torch.float64
-    # The kept frequencies lie below half the sampling rate, so that each but the constant has a partner of equal weight.
+    # The kept frequencies lie below half the sampling rate: each but the constant has a partner of equal weight.
     whole_k = torch.arange(size // (2 * stride) + 1, device=device)
     k = whole_k.to(real)
     partners = torch.where((whole_k == 0) | (2 * stride * whole_k == size), 1.0, 2.0).to(real)
