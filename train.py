@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from timm_asap.errors import UserError
 from timm_asap.hub import write_card
+from timm_asap.text import as_text
 from timm_asap.training import describe, make_plan, parse, resume_command, train
 
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(result.load_line)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # under `accelerate launch`, one process speaks for all
-            print(f"train.py: error: {error}", file=sys.stderr)
+            print(f"train.py: error: {as_text(error)}", file=sys.stderr)
         return 2
     return 0
 

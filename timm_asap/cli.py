@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from timm_asap.errors import UserError, unknown_name
+from timm_asap.text import as_text
 
 #: Command, its module and its help line. Modules are imported when their command is called.
 COMMANDS = {
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # under `accelerate launch`, one process speaks for all
-            print(f"timm-asap: error: {error}", file=sys.stderr)
+            print(f"timm-asap: error: {as_text(error)}", file=sys.stderr)
         return 2
     return 0
 
