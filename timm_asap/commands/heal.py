@@ -27,6 +27,7 @@ from timm_asap.training.files import replace_text
 from timm_asap.training.plan import Plan
 from timm_asap.training.run_folder import RunFolder
 from timm_asap.zoo import AsapOptions
+from timm_asap.zoo.memory import check_memory, image_memory
 
 _STEM = {"auto": "auto", "true": True, "false": False}
 _OWN_FILES = (
@@ -115,6 +116,9 @@ def main(argv: Sequence[str]) -> None:
             f"{dataset.num_classes}: heal with the data set that the model was trained on"
         )
     plan = _plan(options, dataset, model)
+    if device.type == "cpu":
+        needed = image_memory(plan.input_size, min(options.batch_size, options.limit))
+        check_memory(needed, f"{options.model} with --batch-size {options.batch_size}")
     architecture = model.pretrained_cfg["architecture"]
     report_on = {"model": options.model, "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
     print(", ".join(f"{name} {value}" for name, value in report_on.items()))
