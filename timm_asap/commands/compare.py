@@ -11,13 +11,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from timm_asap._io import write_text
 from timm_asap.command_line import parse
 from timm_asap.errors import UserError
 from timm_asap.evaluation.comparison import METHOD, Comparison, Row, compare
 from timm_asap.evaluation.intervals import RESAMPLES
 from timm_asap.evaluation.record import read_record
 from timm_asap.evaluation.table import wide_console
-from timm_asap.training.files import replace_text
 
 _COLOURS = {"win": "green", "loss": "red", "tie": "dim", None: ""}
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
             "seed": options.seed,
             "comparisons": [comparison.record() for comparison in comparisons],
         }
-        replace_text(Path(options.output), json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(Path(options.output), json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         console.print(f"wrote {options.output}")
 
 

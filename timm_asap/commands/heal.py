@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 import timm_asap  # noqa: F401  registers the twins
 from timm_asap import data
+from timm_asap._io import write_text
 from timm_asap.command_line import parse
 from timm_asap.data.splits import TensorSplit
 from timm_asap.errors import UserError
@@ -23,7 +24,6 @@ from timm_asap.healing.pair import load_pair
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.export import export_model
 from timm_asap.training.facts import hardware, package_versions
-from timm_asap.training.files import replace_text
 from timm_asap.training.plan import Plan
 from timm_asap.training.run_folder import RunFolder
 from timm_asap.zoo import AsapOptions
@@ -150,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
     record = {**report_on, "dataset": dataset.name, **about}
     record |= {"versions": package_versions(), "hardware": hardware(device)}
     record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
-    replace_text(folder / "heal.json", json.dumps(record, indent=2) + "\n")
+    write_text(folder / "heal.json", json.dumps(record, indent=2) + "\n")
     print(RunFolder(folder).load_line)
 
 

@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import Any
 
+from timm_asap._io import cut_path, write_text
 from timm_asap.evaluation.attacks import masking_warnings
 from timm_asap.evaluation.jobs import Job
 from timm_asap.evaluation.per_image import Measured, write_per_image
@@ -21,9 +22,7 @@ from timm_asap.evaluation.record import (
     produced_by,
     summarize,
 )
-from timm_asap.training.command_line import cut_path
 from timm_asap.training.facts import hardware, hub_id_of, package_versions
-from timm_asap.training.files import replace_text
 
 __all__ = ["finish", "launcher"]
 
@@ -54,7 +53,7 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
         write_per_image(
             job.folder / PER_IMAGE, measured.right, sample_ids, job.opened.weights_sha256, job.configuration
         )
-    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     job.partial.unlink(missing_ok=True)
     return Record(path, content)
 

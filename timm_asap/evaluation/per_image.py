@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from timm_asap._io import replace_file
 from timm_asap.errors import UserError
-from timm_asap.training.files import replace_file
 
 __all__ = [
     "Measured",

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from timm_asap._io import cut_path
 from timm_asap.errors import UserError
 from timm_asap.evaluation.intervals import WILSON
 from timm_asap.evaluation.mce import (
@@ -23,7 +24,6 @@ from timm_asap.evaluation.mce import (
 from timm_asap.evaluation.models import OpenedModel, short_name
 from timm_asap.evaluation.per_image import read_per_image
 from timm_asap.evaluation.sources import MeasuredData
-from timm_asap.training.command_line import cut_path
 
 __all__ = ["PER_IMAGE", "RECORD", "Record", "describe_data", "describe_model", "read_record", "summarize"]
 

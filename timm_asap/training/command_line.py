@@ -15,6 +15,7 @@ from typing import Any
 
 import tyro
 
+from timm_asap._io import cut_path
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.training.config import TrainConfig, flag
 from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
@@ -86,12 +87,6 @@ def _to_flags(config: TrainConfig) -> list[str]:
         if name in differing and differing[name] is not None:
             differing[name] = cut_path(differing[name])
     return _spell(differing)
-
-
-def cut_path(name: str) -> str:
-    """A data set, model or folder for others to read: without the folders above it that only its owner has."""
-    source, colon, path = name.rpartition(":")
-    return f"{source}{colon}{Path(path).name}" if path.startswith(("/", "~", "..")) else name
 
 
 def _first_look(argv: list[str]) -> argparse.Namespace:
