@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "as_json",
     "cut_path",
     "disk_errors",
     "is_alive",
@@ -34,8 +35,10 @@ __all__ = [
     "remove",
     "remove_leftovers",
     "replace_file",
+    "save_sealed",
     "sha256",
     "state_sha256",
+    "sync_file",
     "write_json",
     "write_sealed",
     "write_text",
@@ -123,13 +126,18 @@ def replace_file(path: Path | str, *, doing: str | None = None, hint: str | None
             usual_mode = aside.stat().st_mode
             yield aside
             aside.chmod(usual_mode)  # safetensors makes files that only their owner may read
-            with open(aside, "rb+") as file:
-                os.fsync(file.fileno())
+            sync_file(aside)
             os.replace(aside, path)
             _sync_folder(path.parent)
         finally:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """See that what was written to a file is on the disk, and has room there."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:
@@ -182,15 +190,23 @@ def write_json(path: Path | str, record: Any) -> None:
     Raises:
         UserError: If the disk does not take it.
     """
-    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, as_json(record))
 
 
-def read_json(path: Path | str, expected: str = "a record of timm_asap") -> dict[str, Any]:
+def as_json(record: Any) -> str:
+    """A record as the text of its file; NaN and infinity, which JSON does not have, raise ValueError."""
+    return json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_json(
+    path: Path | str, expected: str = "a record of timm_asap", kind: str = "record of timm_asap"
+) -> dict[str, Any]:
     """A JSON object.
 
     Args:
         path: The file.
-        expected: What it should have been, for the error.
+        expected: What should have been there, for the error.
+        kind: What it is to be, likewise.
 
     Raises:
         UserError: If it cannot be read, is no JSON object, or holds NaN or infinity, which JSON does not have.
@@ -209,7 +225,7 @@ def read_json(path: Path | str, expected: str = "a record of timm_asap") -> dict
         text = reason(error) if isinstance(error, OSError) else " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as JSON ({text}): expected {expected}") from error
     if not isinstance(record, dict):
-        raise UserError(f"{path}: expected a JSON object, got a {type(record).__name__}")
+        raise UserError(f"{path} is no {kind}: expected a JSON object, got a {type(record).__name__}")
     return record
 
 
@@ -227,20 +243,26 @@ def sha256(path: Path | str) -> str:
 
 
 def write_sealed(path: Path | str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Replace a safetensors file whose header holds the SHA-256 of everything else in it.
+    """Replace a safetensors file in one go, sealed as by `save_sealed`.
+
+    Raises:
+        UserError: If the disk does not take it.
+    """
+    with replace_file(path) as aside:
+        save_sealed(aside, tensors, metadata)
+
+
+def save_sealed(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file whose header holds the SHA-256 of everything else in it.
 
     Args:
         path: The file.
         tensors: On the CPU, contiguous.
         metadata: Text by name; `sha256` is taken.
-
-    Raises:
-        UserError: If the disk does not take it.
     """
     from safetensors.torch import save_file
 
-    with replace_file(path) as aside:
-        save_file(dict(tensors), aside, {**metadata, "sha256": _seal(tensors, metadata)})
+    save_file(dict(tensors), path, {**metadata, "sha256": _seal(tensors, metadata)})
 
 
 def read_sealed(path: Path | str, hint: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
