@@ -40,6 +40,16 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     return f"unknown {kind} {str(name)!r}: {hint}"
 
 
+def check_seed(seed: int) -> None:
+    """See that every random generator takes a seed: Python's, NumPy's and PyTorch's.
+
+    Raises:
+        UserError: If it is negative, or has more than 32 bits, which NumPy does not take.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed: expected 0 or more and at most 4294967295, got {seed}")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__
