@@ -27,6 +27,7 @@ from timm_asap.training.recipe import to_yaml
 from timm_asap.training.run import EpochSums, Run, memory_format_of
 from timm_asap.training.run_folder import RunFolder
 from timm_asap.training.saving import finish_epoch
+from timm_asap.training.settle import settle_machine
 from timm_asap.training.state import restore_state
 from timm_asap.training.tracking import check_tracker, start_tracker
 
@@ -44,13 +45,16 @@ def start_run(config: TrainConfig) -> Run:
         UserError: If it cannot be run, or another process writes to its folder.
     """
     check_tracker(config.tracker)
+    config = settle_machine(config, on_cpu=not torch.accelerator.is_available())
     accelerator = _create_accelerator(config)
     set_seed(config.seed)
     folder = RunFolder(config.run_folder, config.keep_checkpoints)
     refuse_if_locked(folder.path)
-    plan = make_plan(config)
+    plan = make_plan(config, accelerator.num_processes)
     folder.check(resume=config.resume, overwrite=config.overwrite)
     run = _prepare(plan, folder, accelerator)
+    for note in plan.config.notes:
+        run.display.say(f"adapted: {note}")
     with ExitStack() as stack:
         stack.enter_context(_owned(folder, accelerator, config))
         _continue_or_begin(run)
@@ -92,23 +96,8 @@ def _create_accelerator(config: TrainConfig) -> Accelerator:
     on_cpu = accelerator.device.type == "cpu"
     if accelerator.mixed_precision == "fp16" and on_cpu:
         raise UserError("--mixed-precision fp16 needs a GPU: expected fp32 or bf16 on a CPU")
-    if config.sync_bn and on_cpu:
-        raise UserError("--sync-bn needs GPUs: PyTorch has no such layer for CPUs; leave it out")
     if config.ema is not None and accelerator.distributed_type == DistributedType.FSDP:
         raise UserError("--ema keeps whole weights, and FSDP has them in shards: leave one of them out")
-    parts = accelerator.num_processes * config.accumulate
-    if config.batch_size % parts:
-        in_parts = f", each in {config.accumulate} parts of --accumulate" if config.accumulate > 1 else ""
-        raise UserError(
-            f"--batch-size is shared by all processes{in_parts}: expected a multiple of {parts}, "
-            f"got {config.batch_size}"
-        )
-    own = config.batch_size // accelerator.num_processes
-    if config.mixes and own % 2:
-        raise UserError(
-            f"--mixup and --cutmix mix pairs: expected an even number of images per process, got {own}; "
-            "change --batch-size"
-        )
     return accelerator
 
 
