@@ -17,7 +17,7 @@ from timm_asap.command_line import parse as parse_options
 from timm_asap.errors import UserError
 from timm_asap.training.config import ACTIONS, Given, TrainConfig, flag
 from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
-from timm_asap.training.settle import settle_flags
+from timm_asap.training.settle import settle_flags, without_other_data
 
 # Where a moved or prolonged run may differ from what it was started as.
 _MAY_CHANGE_ON_RESUME = frozenset(
@@ -58,7 +58,8 @@ def parse(argv: Sequence[str]) -> TrainConfig:
             return settle_flags(config.given_as(Given(flags, frozenset())))
         if "output" in flags and not own and first.recipe is None and flags <= _NOT_A_RUN:
             raise UserError(_no_run(folder))
-    return settle_flags(_parse_flags(argv, defaults).given_as(Given(flags, own)))
+    config = _parse_flags(argv, defaults).given_as(Given(flags, own))
+    return settle_flags(without_other_data(config, defaults))
 
 
 def _no_run(folder: Path) -> str:
