@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from timm_asap._interrupt import StopRequest
-from timm_asap.command_line import parse
+from timm_asap.command_line import given_fields, parse
 from timm_asap.errors import INTERRUPTED
 from timm_asap.evaluation.config import EvaluateConfig
 from timm_asap.evaluation.finish import launcher
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         SystemExit: With code 130 where Ctrl-C ended it.
     """
-    config = parse(EvaluateConfig, argv, prog="timm-asap evaluate")
+    config = parse(EvaluateConfig, argv, prog="timm-asap evaluate").given_as(given_fields(argv, EvaluateConfig))
     processes = Processes(config.device)
     try:
         with StopRequest(at_once=True):  # SIGTERM, too, ends it with what was measured kept

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
 from timm_asap._io import write_text
+from timm_asap._lock import locks_folder
 from timm_asap.errors import UserError
 from timm_asap.hub.card_check import check_card
 from timm_asap.hub.cards import accuracy, robustness
@@ -30,6 +31,7 @@ from timm_asap.hub.names import check_repo
 __all__ = ["write_card"]
 
 
+@locks_folder("timm-asap card")
 def write_card(
     run_folder: Path | str,
     license: str | None = None,
