@@ -99,12 +99,11 @@ def write_space(
     """
     folder = Path(folder)
     check_folder(folder)
-    with disk_errors(f"--space {folder} cannot be written"):
+    refused = f"--space {folder} cannot be written"
+    with disk_errors(refused):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        disk_errors(f"--space {folder} cannot be written"),
-        tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch,
-    ):
+    beside = {"prefix": f".{folder.name}.", "dir": folder.parent}
+    with disk_errors(refused), tempfile.TemporaryDirectory(**beside) as scratch:
         aside = Path(scratch) / "space"
         (aside / "examples").mkdir(parents=True)
         _, credits = write_examples(pair, aside / "examples", examples)
