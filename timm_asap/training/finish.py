@@ -9,6 +9,7 @@ from torch import nn
 
 from timm_asap._io import state_sha256
 from timm_asap.data import PADDING_LABEL
+from timm_asap.errors import UserError
 from timm_asap.training.loaders import build_test_loader
 from timm_asap.training.run import Run
 from timm_asap.training.saving import export_best_again
@@ -28,6 +29,11 @@ def measure_exported_model(run: Run) -> None:
     if run.plan.dataset.val is None:
         last = run.folder.metrics()[-1]
         names = ("epoch", "test_loss", "test_accuracy", "test_images")
+        if missing := [name for name in names if name not in last]:
+            raise UserError(
+                f"{run.folder.metrics_jsonl}: the line of epoch {last['epoch']} has no {missing[0]}, which was measured "
+                "then: put the file back, or start again with --overwrite"
+            )
         run.folder.write_result({name: last[name] for name in names} | {"chosen_by": "last epoch"} | weights)
         return
     measured = _measure(run, model)
