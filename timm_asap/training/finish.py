@@ -31,8 +31,8 @@ def measure_exported_model(run: Run) -> None:
         names = ("epoch", "test_loss", "test_accuracy", "test_images")
         if missing := [name for name in names if name not in last]:
             raise UserError(
-                f"{run.folder.metrics_jsonl}: the line of epoch {last['epoch']} has no {missing[0]}, which was measured "
-                "then: put the file back, or start again with --overwrite"
+                f"{run.folder.metrics_jsonl}: the line of epoch {last['epoch']} has no {missing[0]}, which was "
+                "measured then: put the file back, or start again with --overwrite"
             )
         run.folder.write_result({name: last[name] for name in names} | {"chosen_by": "last epoch"} | weights)
         return
