@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm_asap
+from timm_asap._lock import locks_folder
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import Bundle, make_bundle
 from timm_asap.hub.client_errors import one_line
@@ -48,6 +49,7 @@ class Published:
         return f'import timm_asap; model = timm_asap.load("hf-hub:{self.repo}{at}")'
 
 
+@locks_folder("timm-asap publish")
 def publish(
     run: str | Path,
     repo: str,
