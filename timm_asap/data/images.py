@@ -9,7 +9,7 @@ import re
 import stat
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from timm_asap.data.folder_tree import one_line
 from timm_asap.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -90,16 +91,24 @@ def decode_image(record: Mapping | None, fallback_name: str, max_pixels: int = M
     Raises:
         ImageFileError: The file is missing, damaged, too large or in none of `FORMATS`.
     """
-    if record is None or record["bytes"] is record["path"] is None:
-        raise ImageFileError(f"{fallback_name} is empty: remove its row")
-    name = _printable(record["path"] or fallback_name)
-    try:
-        source = _regular_file(record["path"]) if record["bytes"] is None else io.BytesIO(record["bytes"])
+    with _reported(record, fallback_name) as source:
         image, orientation = _decode(source, max_pixels)
         return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
-    # Pillow raises about a dozen kinds, depending on the format and on where in the file the damage is
-    except Exception as error:
-        raise ImageFileError(f"cannot read {name}: {_reason(error)}; replace the file or remove it") from error
+
+
+def image_size(record: Mapping | None, fallback_name: str) -> tuple[int, int]:
+    """(W, H) of an image as `decode_image` gives it, from the header of its file: nothing is decoded.
+
+    Args:
+        record: As for `decode_image`.
+        fallback_name: Likewise.
+
+    Raises:
+        ImageFileError: The file is missing, has no header, or is in none of `FORMATS`.
+    """
+    with _reported(record, fallback_name) as source, Image.open(source, formats=_formats()) as image:
+        turned = _orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
+        return image.size[::-1] if turned else image.size
 
 
 def stack_images(images: Iterable[Image.Image], size: tuple[int, int], mode: str) -> torch.Tensor:
@@ -141,6 +150,19 @@ def _formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@contextlib.contextmanager
+def _reported(record: Mapping | None, fallback_name: str) -> Iterator[str | io.BytesIO]:
+    """The file of a record; whatever goes wrong with it is named by it."""
+    if record is None or record["bytes"] is record["path"] is None:
+        raise ImageFileError(f"{fallback_name} is empty: remove its row")
+    try:
+        yield _regular_file(record["path"]) if record["bytes"] is None else io.BytesIO(record["bytes"])
+    # Pillow raises about a dozen kinds, depending on the format and on where in the file the damage is
+    except Exception as error:
+        name = one_line(record["path"] or fallback_name)
+        raise ImageFileError(f"cannot read {name}: {_reason(error)}; replace the file or remove it") from error
 
 
 def _regular_file(path: str) -> str:
@@ -267,8 +289,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
         return f"not an image that is decoded here ({', '.join(_formats())})"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _printable(name: str) -> str:
-    """A file's name in one line."""
-    return " ".join(str(name).split())

@@ -156,10 +156,10 @@ def set_epoch(loader: DataLoader | StreamLoader, epoch: int) -> None:
     target.set_epoch(epoch)
 
 
-def count_corrupt(loader: DataLoader | StreamLoader) -> int:
+def count_unreadable(loader: DataLoader | StreamLoader) -> int:
     """How many images this process could not read and skipped so far, its workers included."""
-    corrupt = getattr(loader.dataset, "corrupt", None)
-    return 0 if corrupt is None else corrupt.count
+    unreadable = getattr(loader.dataset, "unreadable", None)
+    return 0 if unreadable is None else unreadable.count
 
 
 def _large_transform(

@@ -127,7 +127,7 @@ def _load_data(config: TrainConfig) -> data.ImageDataset:
         shuffle_buffer=config.shuffle_buffer,
         num_classes=config.num_classes,
         label_names=config.label_names,
-        skip_corrupt=config.skip_corrupt,
+        skip_unreadable=config.skip_unreadable,
         seed=0,
     )
     images = count_images(dataset.train)

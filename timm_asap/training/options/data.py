@@ -39,7 +39,7 @@ class DataOptions:
     """Number of classes, for a stream of numbered labels without class names."""
     label_names: JsonList = None
     """Names of the classes in the order of their numbers, as JSON, where the data have none: '["cat", "dog"]'."""
-    skip_corrupt: bool = False
+    skip_unreadable: bool = False
     """Leave out images that cannot be read, with a warning, instead of stopping."""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ PADDING_LABEL = -1
 """Label of samples that are not to be counted: they fill up a batch, or stand for images that cannot be read."""
 
 
-class CorruptImages:
+class UnreadableImages:
     """Counts images that cannot be read.
 
     The count lies in shared memory: that of the worker processes is seen in the training process. Each fetch of such
