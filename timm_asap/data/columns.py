@@ -74,6 +74,21 @@ def is_named(feature: object) -> bool:
     return isinstance(feature, datasets.ClassLabel)
 
 
+def values_called(names: tuple[str, ...], some: list) -> list | None:
+    """The labels without names of which these names were made when a model was trained; None if it was not so.
+
+    Args:
+        names: In the order of the model's outputs.
+        some: Labels that there are; not each has to be there.
+    """
+    values = list(names)
+    if not any(isinstance(value, str) for value in some):
+        if not all(name.lstrip("-").isdecimal() for name in names):
+            return None
+        values = [int(name) for name in names]
+    return values if set(some) - {None} <= set(values) and values == sorted(values) else None
+
+
 class LabelEncoder:
     """From the values of a label column to class numbers, 0 up.
 

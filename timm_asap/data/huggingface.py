@@ -20,6 +20,7 @@ from timm_asap.data.columns import (
     flat_features,
     has_column,
     is_named,
+    values_called,
 )
 from timm_asap.data.holdout import hold_out_fifth
 from timm_asap.data.images import ImageFileError, stack_images
@@ -126,6 +127,7 @@ def load_measured(
     class_order: str | None = None,
     skip_unreadable: bool = False,
     seed: int = 0,
+    trained_names: tuple[str, ...] | None = None,
 ) -> ImageDataset:
     """Loads the split to measure on alone: `load_huggingface` without what training needs, and the same images.
 
@@ -144,6 +146,7 @@ def load_measured(
         class_order: Likewise.
         skip_unreadable: Likewise.
         seed: Likewise.
+        trained_names: Of classes that a model was trained on, in the order of its outputs.
 
     Returns:
         The data set, whose `train` is empty.
@@ -179,6 +182,9 @@ def load_measured(
             values = column_values(table, label_column)
         elif tables.on_disk:
             values = column_values(tables[train_split], label_column)
+        elif trained_names is not None:
+            values = values_called(trained_names, column_values(table, label_column))
+            label_names = trained_names if values is None else None
         else:
             raise UnknownClassesError(
                 f"the labels of {name} have no names, and its split {train_split!r} is not fetched to measure on "

@@ -37,6 +37,7 @@ def load_dataset(
     skip_unreadable: bool = False,
     seed: int = 0,
     measure_only: bool = False,
+    trained_names: Sequence[str] | None = None,
 ) -> ImageDataset:
     """Loads a data set of labelled images.
 
@@ -66,6 +67,8 @@ def load_dataset(
             2**32 - 1.
         measure_only: Only `test` is wanted: no other image is decoded, or fetched from the Hub, and `train` is empty
             where `test` does not come out of it.
+        trained_names: With `measure_only`, the names of classes that a model was trained on: they say which labels
+            there are where the data do not.
 
     Raises:
         UserError: The name is unknown, or the data are missing, damaged or unlabelled.
@@ -108,6 +111,7 @@ def load_dataset(
     elif name == "idx":
         dataset = load_idx(data_dir)
     elif measure_only:
+        options |= {"trained_names": None if trained_names is None else tuple(trained_names)}
         return load_measured(name, data_dir, skip_unreadable=skip_unreadable, seed=seed, **options)
     else:
         dataset = load_huggingface(name, data_dir, skip_unreadable=skip_unreadable, seed=seed, **options)

@@ -15,6 +15,7 @@ from typing import Any
 
 import tyro
 
+from timm_asap.command_line import renamed_flags
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.training.config import TrainConfig, flag
 from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
@@ -37,7 +38,7 @@ def parse(argv: Sequence[str]) -> TrainConfig:
         UserError: If a flag, a value or a recipe is wrong.
         SystemExit: With code 0, after printing the help that was asked for.
     """
-    argv = list(argv)
+    argv = renamed_flags(argv)
     first = _first_look(argv)
     recipe = _recipe_for(first)
     defaults = _from_recipe(recipe) if recipe else TrainConfig()

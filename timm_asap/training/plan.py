@@ -109,26 +109,15 @@ def describe(plan: Plan) -> str:
     }
     if dataset.val is not None:
         rows["chosen by"] = f"{_count(dataset.val)} validation images ({dataset.val_name})"
-    return to_yaml(plan.config) + "\n" + "\n".join(f"# {name:10}{text}" for name, text in rows.items())
+    lines = [f"# {name:10}{text}" for name, text in rows.items()]
+    return "\n".join([to_yaml(plan.config), *lines, *(f"# {note}" for note in dataset.notes)])
 
 
 def _load_data(config: TrainConfig) -> data.ImageDataset:
     # the fifth that is held out of a data set without a test split stays the same whatever --seed is: the tests
     # of different runs compare, and no later evaluation meets an image that was trained on
-    dataset = data.load_dataset(
-        config.dataset,
-        config.data_dir,
-        image_key=config.image_key,
-        label_key=config.label_key,
-        train_split=config.train_split,
-        test_split=config.test_split,
-        val_share=config.val_share,
-        streaming=config.streaming,
-        shuffle_buffer=config.shuffle_buffer,
-        num_classes=config.num_classes,
-        label_names=config.label_names,
-        skip_unreadable=config.skip_unreadable,
-        seed=0,
+    dataset = config.load_data(
+        val_share=config.val_share, streaming=config.streaming, shuffle_buffer=config.shuffle_buffer, seed=0
     )
     images = count_images(dataset.train)
     if images is not None and config.batch_size > images:
