@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from timm_asap.errors import UserError
+from timm_asap.evaluation.intervals import below_chance
 from timm_asap.hub import write_card
 from timm_asap.training import describe, make_plan, parse, resume_command, train
 
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"after {result.epochs} epochs, {result.seconds:.0f} s"
             )
             print(result.load_line)
+            if doubt := below_chance(result.test_accuracy, result.test_images, result.classes):
+                print(f"train.py: {doubt}", file=sys.stderr)
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # under `accelerate launch`, one process speaks for all
             print(f"train.py: error: {error}", file=sys.stderr)

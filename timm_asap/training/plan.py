@@ -8,6 +8,7 @@ from timm.optim import list_optimizers
 from torch import nn
 
 from timm_asap import data
+from timm_asap.data.folder_tree import one_line
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.network import check_model_names, create_network, create_teacher
@@ -96,6 +97,14 @@ def count_images(split: data.Split) -> int | None:
     return split.len_or_none if isinstance(split, data.StreamSplit) else len(split)
 
 
+def describe_data(dataset: data.ImageDataset) -> list[str]:
+    """What is trained and measured on, and what was left out, in lines."""
+    parts = {"training": dataset.train, "validation": dataset.val, "test": dataset.test}
+    counts = [f"{_count(split)} {name} images" for name, split in parts.items() if split is not None]
+    classes = f"{dataset.num_classes} classes ({_shorten(dataset.label_names, 5)})"
+    return [f"{', '.join(counts)} ({dataset.test_name}), {classes}: {dataset.source}", *dataset.notes]
+
+
 def describe(plan: Plan) -> str:
     """The resolved configuration, as YAML, and a summary of the model and the data."""
     channels, height, width = plan.input_size
@@ -162,4 +171,4 @@ def _count(split: data.Split) -> str:
 
 
 def _shorten(names: tuple[str, ...], limit: int = 10) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    return ", ".join(map(one_line, names[:limit])) + (", ..." if len(names) > limit else "")
