@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +116,8 @@ class LeftOut:
     @property
     def other_files(self) -> str:
         """The files that are no images, by how their names end: "12 .zip, 1 .txt"; "" without any."""
-        kinds = [f"{count} {one_line(suffix)}" for suffix, count in self._suffixes.most_common(4)]
+        commonest = sorted(self._suffixes.items(), key=lambda item: (-item[1], item[0]))[:4]
+        kinds = [f"{count} {one_line(suffix)}" for suffix, count in commonest]
         return ", ".join(kinds) + (", ..." if len(self._suffixes) > 4 else "")
 
     def notes(self) -> tuple[str, ...]:
@@ -140,9 +141,9 @@ def scan(root: Path) -> tuple[Folder, LeftOut]:
     tree = Folder(str(root))
     order = [tree]
     # with the folders that lead to each, by which a link that leads back is known
-    pending = [(tree, frozenset())]
+    pending = deque([(tree, frozenset())])
     while pending:
-        folder, above = pending.pop()
+        folder, above = pending.popleft()
         own = _identity(folder.path)
         above |= {own}
         for entry in _entries(folder):
@@ -164,7 +165,7 @@ def scan(root: Path) -> tuple[Folder, LeftOut]:
             elif not entry.name.startswith("."):
                 left_out.add_file(entry.name)
         order += folder.children.values()
-        pending += [(child, above) for child in folder.children.values()]
+        pending.extend((child, above) for child in folder.children.values())
     for folder in reversed(order):
         folder.total = len(folder.images) + sum(child.total for child in folder.children.values())
         if not folder.images and not folder.children and folder is not tree:
