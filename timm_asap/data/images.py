@@ -107,7 +107,8 @@ def image_size(record: Mapping | None, fallback_name: str) -> tuple[int, int]:
         ImageFileError: The file is missing, has no header, or is in none of `FORMATS`.
     """
     with _reported(record, fallback_name) as source, Image.open(source, formats=_formats()) as image:
-        turned = _orientation(image) in (5, 6, 7, 8) and image.format != "TIFF"
+        # of a PNG without an EXIF block before its pixels, Pillow would decode them to look for one behind
+        turned = "exif" in image.info and image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
         return image.size[::-1] if turned else image.size
 
 
