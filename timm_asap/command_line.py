@@ -126,4 +126,4 @@ def _unboxed(box: str) -> str:
     if not found:
         return message
     form = next((line for line in lines if line.startswith(found[1] + " ")), found[1])
-    return f"{found[1]}: {found[2]}; expected {form}"
+    return f"{found[1]}: {found[2].rstrip('.')}; expected {form}"

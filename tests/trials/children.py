@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import codecs
 import io
 import os
 import resource
+import select
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -62,21 +62,26 @@ def run(main: Callable[[list[str]], int], words: Sequence[object], before: Calla
         before: Called in the child first: to set limits, drop rights, or plan its death.
         timeout_s: It is killed after so long, and counts as failed.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        pid = start(main, words, before, out.fileno(), err.fileno())
-        until = time.monotonic() + timeout_s
-        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-            if time.monotonic() > until:
-                os.kill(pid, signal.SIGKILL)
-                ended = os.waitpid(pid, 0)
-                break
-            time.sleep(0.005)
-        code = os.waitstatus_to_exitcode(ended[1])
-        texts = []
-        for stream in (out, err):
-            stream.seek(0)
-            texts.append(stream.read())
-    return Done(code, *texts)
+    # pipes, not files: a limit on files would be one on what the child says
+    (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+    pid = start(main, words, before, out_end, err_end)
+    os.close(out_end)
+    os.close(err_end)
+    texts, until = {out: b"", err: b""}, time.monotonic() + timeout_s
+    open_ends = set(texts)
+    while open_ends:
+        ready, _, _ = select.select(list(open_ends), [], [], max(0.0, until - time.monotonic()))
+        if not ready:
+            os.kill(pid, signal.SIGKILL)
+            until += 10
+        for end in ready:
+            came = os.read(end, 65536)
+            texts[end] += came
+            if not came:
+                open_ends.discard(end)
+                os.close(end)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return Done(code, *(text.decode(errors="replace") for text in texts.values()))
 
 
 def start(main: Callable[[list[str]], int], words: Sequence[object], before: Callable[[], None] | None = None,
@@ -88,25 +93,24 @@ def start(main: Callable[[list[str]], int], words: Sequence[object], before: Cal
     if pid:
         return pid
     code = 1
-    try:
+    try:  # whatever happens, the child must not go on as its parent
         silent = os.open(os.devnull, os.O_WRONLY)
         os.dup2(silent if out is None else out, 1)
         os.dup2(silent if err is None else err, 2)
-        sys.stdout, sys.stderr = (
-            io.TextIOWrapper(os.fdopen(1, "wb"), "utf-8"),
-            io.TextIOWrapper(os.fdopen(2, "wb"), "utf-8", line_buffering=True),
-        )
-        if before is not None:
-            before()
-        code = main([str(word) for word in words])
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException:
-        traceback.print_exc()
-    with contextlib.suppress(BaseException):
+        for stream in ("stdout", "stderr"):
+            end = os.fdopen(1 if stream == "stdout" else 2, "wb")
+            setattr(sys, stream, io.TextIOWrapper(end, "utf-8", line_buffering=True))
+        try:
+            if before is not None:
+                before()
+            code = main([str(word) for word in words])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+        except BaseException:
+            traceback.print_exc()
         sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    finally:
+        os._exit(code)
 
 
 def die_at(number: int, folder: Path) -> Callable[[], None]:
@@ -144,6 +148,8 @@ def limit_files(size: int) -> Callable[[], None]:
 
 def as_nobody() -> None:
     """The child loses the rights of root, for whom no folder is read-only."""
+    for codec in ("idna", "unicode-escape", "raw-unicode-escape", "ascii", "latin-1", "utf-16"):
+        codecs.lookup(codec)  # Python itself may lie where only root may read
     os.environ["HOME"] = "/nonexistent"
     os.setgroups([])
     os.setgid(NOBODY)
