@@ -199,8 +199,9 @@ def _class_folder_tables(folder: Path, streaming: bool, **asked: str | None) -> 
             # a stream is shuffled within a buffer: in the order of the folders, that holds a single class
             order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
             paths, labels = [paths[i] for i in order], [labels[i] for i in order]
-        rows = datasets.Dataset.from_dict({"image": paths, "label": labels})
-        rows = rows.cast_column("image", datasets.Image(decode=False)).cast_column("label", names)
+        features = datasets.Features({"image": datasets.Value("string"), "label": names})
+        rows = datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
+        rows = rows.cast_column("image", datasets.Image(decode=False))
         return _as_stream(rows) if streaming else rows
 
     return Tables(
