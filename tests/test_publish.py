@@ -112,6 +112,13 @@ def test_only_what_changed_is_sent_and_the_owners_files_stay(you, run):
     assert publish(run, REPO).difference.to_send == ("README.md", "plots/accuracy.png")  # the card's stamp names it
 
 
+def test_a_gitignore_of_the_repository_leaves_nothing_out(you, run):
+    you.add_repo(REPO, {".gitignore": "*.png\nREADME.md\n"})
+    done = publish(run, REPO)
+    assert you.repo(REPO).head.files.keys() == SENT | {".gitattributes", ".gitignore"}
+    assert done.difference.kept == (".gitattributes", ".gitignore")
+
+
 def test_a_repository_stays_as_visible_as_it_is(you, run, capsys):
     you.add_repo(REPO)
     main([str(run), "--repo", REPO])

@@ -125,7 +125,7 @@ class Remote:
         if revision == "main" or revision.startswith("refs/pr/"):
             return True
         branches = self._ask(lambda: self.api.list_repo_refs(self.repo).branches, revision)
-        return revision in {branch.name for branch in branches}
+        return any(branch.name == revision for branch in branches)
 
     def files(self, revision: str | None) -> list[RepoFile]:
         """The files at a commit or reference, each with its digest."""
@@ -172,6 +172,12 @@ class Remote:
         size = sum((bundle.folder / name).stat().st_size for name in difference.to_send)
 
         def send() -> CommitInfo:
+            # by itself the client leaves out, without a word, what a .gitignore of the repository names
+            self.api.preupload_lfs_files(
+                self.repo, operations, revision=revision, create_pr=create_pr, gitignore_content=""
+            )
+            if ignored := [item.path_in_repo for item in operations if getattr(item, "_should_ignore", False)]:
+                refuse_answer(self.repo, f"it would leave out {', '.join(ignored)}")
             return self.api.create_commit(
                 self.repo,
                 operations,

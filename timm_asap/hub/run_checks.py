@@ -22,6 +22,8 @@ _NEEDED = {
     "config.json": "its training has not finished: `python train.py --resume` with its flags",
     "evaluation.json": "measure it first: `timm-asap evaluate {run} --dataset ...`",
 }
+# What else the card shows something of.
+_SHOWN = ("README.md", "run.json", "result.json", "metrics.jsonl", "comparison.json", "heal.json")
 _BATCH = 4
 
 
@@ -43,6 +45,7 @@ def check_run(run: Path) -> torch.Tensor:
     for file, what_to_do in _NEEDED.items():
         if not (run / file).is_file():
             raise UserError(f"{run} has no {file}: {what_to_do.format(run=run)}")
+    for file in (*_NEEDED, *_SHOWN):
         if (run / file).is_symlink():
             raise UserError(f"{run / file} is a link: expected a file of the run itself; put a copy in its place")
     config, evaluation = read_model_config(run / "config.json", str(run)), read_json(run / "evaluation.json")
