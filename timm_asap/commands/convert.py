@@ -18,6 +18,7 @@ from rich.table import Table
 from timm.models import get_pretrained_cfg, split_model_name_tag
 
 import timm_asap  # noqa: F401  registers the low-resolution networks
+from timm_asap._io import disk_errors
 from timm_asap.command_line import parse
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.report import ConversionReport, Site
@@ -108,9 +109,10 @@ def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
     try:
         model = create_model(twin, plain, pretrained=True, pretrained_cfg_overlay=overlay, **asdict(asap))
     except UserError as error:
-        raise UserError(f"the weights of {plain} cannot be had: {error}") from error
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        raise UserError(f"the weights of {plain} are not available: {error}") from error
+    with disk_errors(f"--output {folder} cannot be written"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(f"--output {folder} cannot be written"), tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         timm.models.save_for_hf(model, aside, safe_serialization=True)
         config_file = Path(aside) / "config.json"
         config = json.loads(config_file.read_text(encoding="utf-8"))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 import timm_asap  # noqa: F401  registers the twins
+from timm_asap._io import state_sha256
 from timm_asap.errors import UserError
 from timm_asap.zoo import AsapOptions, is_twin, load, model_folder
 
@@ -109,12 +108,7 @@ def short_name(name: str) -> str:
 
 def weights_sha256(network: nn.Module) -> str:
     """SHA-256 over the state dict: of each entry in alphabetical order its name, dtype, shape and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return state_sha256(network.state_dict())
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:

@@ -12,6 +12,8 @@ import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
+from timm_asap._io import write_text
+from timm_asap._lock import locks_folder
 from timm_asap.errors import UserError, first_line
 from timm_asap.hub.card_check import check_card
 from timm_asap.hub.cards import accuracy, robustness
@@ -26,12 +28,12 @@ from timm_asap.hub.cards.origin import Origin
 from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.cards.records import RunRecords, read_records
 from timm_asap.hub.hub_edits import carry_stamp
-from timm_asap.training.files import replace_text
 from timm_asap.zoo.hub_client import check_repo
 
 __all__ = ["write_card"]
 
 
+@locks_folder("timm-asap card")
 def write_card(
     run_folder: Path | str,
     license: str | None = None,
@@ -87,8 +89,8 @@ def write_card(
     check_card(text)
     refuse_token(path.name, text)
     if against is not None:
-        replace_text(folder / COMPARISON, _as_json(records.comparison))
-    replace_text(path, text)
+        write_text(folder / COMPARISON, _as_json(records.comparison))
+    write_text(path, text)
     return path
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from timm.models import is_model_in_modules
 
+from timm_asap._io import read_json
 from timm_asap.data.tables import BUILDERS
 from timm_asap.errors import UserError
 from timm_asap.evaluation.models import OpenedModel, open_model
@@ -18,7 +19,6 @@ from timm_asap.evaluation.record import RECORD, Record, read_record
 from timm_asap.hub.cards.comparison import COMPARISON, check_comparison
 from timm_asap.hub.cards.origin import Origin, find_origin
 from timm_asap.hub.cards.privacy import cut_paths
-from timm_asap.hub.run_checks import read_json
 from timm_asap.training.facts import hub_id_of
 from timm_asap.training.run_folder import RunFolder
 from timm_asap.zoo import is_twin, plain_name
@@ -129,6 +129,11 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
         facts, result = read_json(folder / "run.json"), read_json(folder / "result.json")
     healing = read_json(folder / "heal.json") if (folder / "heal.json").is_file() else None
     model = open_model(f"local-dir:{folder}")
+    if result is not None and result.get("weights_sha256", model.weights_sha256) != model.weights_sha256:
+        raise UserError(
+            f"{folder}/result.json was measured on other weights than {folder}/model.safetensors: "
+            f"`python train.py --output {folder} --resume` measures these"
+        )
     if config is not None:
         origin = find_origin(config["model"], config["pretrained"], config["model_kwargs"])
     else:
