@@ -277,6 +277,21 @@ def test_every_way_to_open_a_model_takes_any_answer(served, tmp_path, monkeypatc
     assert not [path for _, path, _ in served.requests if path.endswith((".bin", ".pth", ".pt"))]
 
 
+def test_training_takes_no_wrong_bytes_either(served, tmp_path, monkeypatch, capsys):
+    from tiny_run import main
+
+    flags = ["--dataset", "digits", "--output", str(tmp_path / "run"), "--epochs", "1"]
+    for option in ("--model", "--teacher"):
+        served.fail("GET", r"/resolve/.*model\.safetensors", times=10**6, wrong_bytes=True)
+        model = [] if option == "--model" else ["--model", "resnet20_lowres"]
+        assert main([*flags, *model, option, f"hf-hub:{REPO}", *(["--pretrained"] if not model else [])]) == 2
+        err = capsys.readouterr().err
+        assert "is not the file that the Hub states" in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "second"))
+
+
 def test_a_tag_of_timm_is_compared_and_never_pickled(hub):
     state = timm.create_model("test_resnet").state_dict()
     hub.add_repo("timm/test_resnet.r160_in1k", {"model.safetensors": save(state), "pytorch_model.bin": b"\0"})
