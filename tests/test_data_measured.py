@@ -6,10 +6,10 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from image_files import numbered_png, parquet_shards
+from image_files import number_of, numbered_png, parquet_shards
 from PIL.ImageFile import ImageFile
 
-from timm_asap.data import LazySplit, TensorSplit, load_dataset
+from timm_asap.data import LazySplit, TensorSplit, build_loader, load_dataset
 from timm_asap.data.columns import UnknownClassesError
 from timm_asap.errors import UserError
 
@@ -191,6 +191,30 @@ class TestHub:
             "not read: images outside the class folders, 1 (x.png)",
         )
         assert whole.source == "https://huggingface.co/datasets/you/photos, licence not stated"
+
+    def test_a_stream_of_class_folders_goes_by_the_folders_too(self, hub):
+        files = {
+            f"{split}/{name}/train {number}.png": numbered_png(10 * place + number)
+            for split in ("Train", "Test")
+            for place, name in enumerate(("cats", "dogs"))
+            for number in range(5)
+        }
+        hub.add_repo("you/stream", files, kind="datasets")
+        data = load_dataset("you/stream", streaming=True)
+        assert (data.label_names, data.train.len_or_none, data.test.len_or_none) == (("cats", "dogs"), 10, 10)
+        before = len(hub.requests)
+        options = {"mean": (0.0,), "std": (1.0,)}
+        images, labels = zip(*build_loader(data.test, data, 4, training=False, **options), strict=True)
+        assert [number_of(image) for batch in images for image in batch] == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+        assert torch.cat(labels).tolist() == [0] * 5 + [1] * 5
+        assert not any("/Train/" in path for _, path, _ in hub.requests[before:])
+        loader = build_loader(data.train, data, 5, training=True, steps_per_epoch=2)
+        batches = iter(loader)
+        next(batches)
+        state, expected = loader.state_dict(), next(batches)
+        again = build_loader(data.train, data, 5, training=True, steps_per_epoch=2)
+        again.load_state_dict(state)
+        assert torch.equal(next(iter(again))[0], expected[0])
 
     def test_a_card_that_says_where_the_splits_are_is_followed(self, hub):
         images = {

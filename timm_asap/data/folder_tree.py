@@ -80,7 +80,7 @@ class Folder:
         own = dict(zip(self.images, self.identities, strict=True))
         for name in sorted([*own, *self.children]):
             if name in own:
-                yield os.path.join(self.path, name), own[name]
+                yield f"{self.path}/{name}" if "://" in self.path else os.path.join(self.path, name), own[name]
             if name in self.children:
                 yield from self.children[name].files()
 
@@ -174,10 +174,10 @@ def scan(root: Path) -> tuple[Folder, LeftOut]:
 
 
 def tree_of(root: str, names: Iterable[str]) -> tuple[Folder, LeftOut]:
-    """What `scan` would find in a folder that holds these files and is not on the disk yet.
+    """What `scan` would find in a folder that holds these files and is not on the disk.
 
     Args:
-        root: Where the folder will be.
+        root: Where the folder is, or will be: a path or an address.
         names: Of the files, from there on, with slashes.
     """
     left_out = LeftOut()
@@ -194,8 +194,7 @@ def tree_of(root: str, names: Iterable[str]) -> tuple[Folder, LeftOut]:
             folder = tree
             folder.total += 1
             for part in parts:
-                place = os.path.join(folder.path, part)
-                folder = folder.children.setdefault(part, Folder(place, (*folder.parts, part)))
+                folder = folder.children.setdefault(part, Folder(f"{folder.path}/{part}", (*folder.parts, part)))
                 folder.total += 1
             folder.images.append(file)
             folder.identities.append(hash(name))

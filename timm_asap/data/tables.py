@@ -248,25 +248,23 @@ def _hub_tables(name: str, data_dir: Path | None, streaming: bool, one_by_one: b
 
     path, configuration = _path_and_configuration(name)
     inside = data_dir and data_dir.as_posix()
-    if streaming:
-        return _loaded_tables(path, configuration, data_dir=inside, streaming=True)
     try:
         builder = datasets.load_dataset_builder(path, configuration, data_dir=inside)
     except ConnectionError:
         with suppress(OSError):  # nothing was fetched of it
-            if tables := _hub_folder_tables(path, inside, offline=True, **asked):
+            if tables := _hub_folder_tables(path, inside, streaming, offline=True, **asked):
                 return tables
         raise
     files = builder.config.data_files or {}
     prefix = f"hf://datasets/{path}@"
     first = next((str(file) for listed in files.values() for file in listed), "")
     if not first.startswith(prefix):
-        return _loaded_tables(path, configuration, data_dir=inside)
+        return _loaded_tables(path, configuration, data_dir=inside, streaming=streaming)
     revision = first.removeprefix(prefix).partition("/")[0]
-    if builder.name == "imagefolder" and (tables := _hub_folder_tables(path, inside, **asked)):
+    if builder.name == "imagefolder" and (tables := _hub_folder_tables(path, inside, streaming, **asked)):
         return replace(tables, licence=builder.info.license)
-    if not one_by_one:
-        return _loaded_tables(path, configuration, data_dir=inside)
+    if streaming or not one_by_one:
+        return _loaded_tables(path, configuration, data_dir=inside, streaming=streaming)
 
     def table(split: str) -> datasets.Dataset:
         names = [str(file).removeprefix(f"{prefix}{revision}/") for file in files[split]]
@@ -284,7 +282,9 @@ def _hub_tables(name: str, data_dir: Path | None, streaming: bool, one_by_one: b
     return Tables(loaders, licence=builder.info.license, on_disk=False)
 
 
-def _hub_folder_tables(path: str, inside: str | None, offline: bool = False, **asked: str | None) -> Tables | None:
+def _hub_folder_tables(
+    path: str, inside: str | None, streaming: bool, offline: bool = False, **asked: str | None
+) -> Tables | None:
     """Class folders of images on the Hub: the folders decide, as on the disk. None where a card or a file does.
 
     Offline, those that an earlier run fetched.
@@ -300,27 +300,44 @@ def _hub_folder_tables(path: str, inside: str | None, offline: bool = False, **a
     about = fetch("README.md")
     revision = Path(about).name
     root = Path(about) / (inside or "")
+    # a stream opens each file where it is when its turn comes
+    base = f"hf://datasets/{path}@{revision}" if streaming and not offline else about
     if offline:
         scanned, names = scan(root), []
     else:
         names = HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
         start = f"{inside.strip('/')}/" if inside else ""
         inner = [name.removeprefix(start) for name in names if name.startswith(start) and name != "README.md"]
-        scanned = tree_of(str(root), inner)
+        scanned = tree_of("/".join([base, *filter(None, [inside])]), inner)
     if _CARD_OF_DATA.match(_text(Path(about) / "README.md")) or any(Path(name).name in METADATA for name in names):
         return None
     if not scanned[0].total:
         return None
     found = read_class_folders(root, **asked, scanned=scanned)
 
-    def table(split: str) -> datasets.Dataset:
+    def table(split: str) -> datasets.Dataset | datasets.IterableDataset:
+        if base != about:
+            return _fetched(_table_of_folders(found, split, streaming, split == (asked["train_split"] or "train")))
         place = Path(os.path.commonpath(map(os.path.dirname, found.splits[split][0]))).relative_to(about).as_posix()
         # a pattern of the Hub's client, in which * stands for slashes, too
         with _reported(path, f"data set {path!r}"):
             fetch("*" if place == "." else f"{glob.escape(place)}/*", revision)
-        return _table_of_folders(found, split, streaming=False, mixed=False)
+        return _table_of_folders(found, split, streaming, mixed=False)
 
     return _tables_of_folders(found, table, on_disk=False)
+
+
+def _fetched(table: datasets.IterableDataset) -> datasets.IterableDataset:
+    """A stream of images on the Hub with their bytes."""
+    from huggingface_hub import HfFileSystem
+
+    files = HfFileSystem()
+
+    def fetch(row: dict) -> dict:
+        path = row["image"]["path"]
+        return {**row, "image": {"bytes": files.cat_file(path), "path": path}}
+
+    return table.map(fetch, features=table.features)
 
 
 def _tables_of(loaded: Mapping | datasets.Dataset | datasets.IterableDataset) -> Tables:
