@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import timm_asap
+from timm_asap._io import disk_errors, remove
 from timm_asap._lock import locks_folder
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import Bundle, make_bundle
@@ -109,8 +110,9 @@ def _rehearse(run: Path, repo: str, revision: str) -> Published:
         remote.complete_name()
         bundle = make_bundle(run, Path(aside), remote.repo)
         folder = run / "publish"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(aside, folder)
+        with disk_errors(f"{folder} cannot be written"):
+            remove(folder)
+            shutil.copytree(aside, folder)
         info = remote.find(revision)
         difference = compare(bundle, remote.files(info.sha) if info else [])
     private = info.private if info else None
