@@ -13,6 +13,7 @@ with importing(own_program()):
     from timm_asap.convert import convert
     from timm_asap.layers import AsapPool2d, LowPass2d, asap_pool2d, lowpass2d
     from timm_asap.reparameterize import reparameterize
+    from timm_asap.zoo import load
 
 __version__ = "0.1.0"
 
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 # What most programs do not need is imported when it is first asked for.
-_LAZY = {"heal": "timm_asap.healing", "load": "timm_asap.hub"}
+_LAZY = {"heal": "timm_asap.healing"}
 
 
 def __getattr__(name: str) -> Any:

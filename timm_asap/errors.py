@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from timm_asap.text import as_text
+
 REFUSED = 2
 """Exit code of a program that the user can put right."""
 
@@ -75,7 +77,7 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     try:
         return program() or 0
     except UserError as error:
-        return _say(name, f"error: {error}", REFUSED)
+        return _say(name, f"error: {as_text(error)}", REFUSED)
     except KeyboardInterrupt as stop:
         return _say(name, str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:

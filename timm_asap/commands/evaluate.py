@@ -35,4 +35,6 @@ def main(argv: Sequence[str]) -> None:
     if records:
         print_records(records, wide_console())
         for record in records:
+            if doubt := record.content["summary"].get("below_chance"):
+                print(f"{record.name}: {doubt}", file=sys.stderr)
             print(f"wrote {record.path}")

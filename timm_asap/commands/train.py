@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from timm_asap.errors import UserError
+from timm_asap.evaluation.intervals import below_chance
 from timm_asap.hub import write_card
 from timm_asap.training import TrainConfig, describe, make_plan, parse, resume_command, train
 from timm_asap.training.run_folder import RunFolder
@@ -38,6 +40,8 @@ def run(argv: Sequence[str]) -> None:
         f"after {result.epochs} epochs, {result.seconds:.0f} s"
     )
     print(result.load_line)
+    if doubt := below_chance(result.test_accuracy, result.test_images, result.classes):
+        print(f"train.py: {doubt}", file=sys.stderr)
 
 
 def _interrupted(config: TrainConfig) -> str:

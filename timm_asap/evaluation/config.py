@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from timm_asap.adversarial import NORMS, parse_eps
+from timm_asap.data.options import DataSource
 from timm_asap.errors import UserError, check_seed, unknown_name
 from timm_asap.evaluation.attacks import ATTACKS
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
@@ -40,24 +42,14 @@ ACTIONS = frozenset(
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(DataSource):
     """Measure how robust trained models are: clean, corrupted, attacked, shifted, aliased."""
 
     models: tyro.conf.Positional[tuple[str, ...]]
     """Run folders, pretrained models of timm such as resnet50.a1_in1k, their twins, or hf-hub:NAME."""
-    dataset: str
+    dataset: str = field(kw_only=True)
     """The data set, as train.py names it, or imagenet-c, cifar10-c, imagenet-a, imagenet-r, imagenet-v2 or
     class-folders, read from --data-dir as they are."""
-    data_dir: str | None = None
-    """Folder that holds the files of the data set."""
-    image_key: str | None = None
-    """Column that holds the images; by default the only one that does."""
-    label_key: str | None = None
-    """Column that holds the labels; by default the only one that does."""
-    train_split: str | None = None
-    """Split that the models were trained on; by default train."""
-    test_split: str | None = None
-    """Split to measure on; by default test or validation, or the fifth that training held out."""
     split: str = "test"
     """test, or all: every image of a data set that no model was trained on."""
 
@@ -211,6 +203,8 @@ class EvaluateConfig:
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             elif isinstance(value, tuple):
                 words += [f"--{flag}", *map(str, value)]
+            elif isinstance(value, list):
+                words += [f"--{flag}", json.dumps(value)]
             else:
                 words += [f"--{flag}", str(value)]
         return words
@@ -219,6 +213,7 @@ class EvaluateConfig:
         """The fields that decide the numbers, by flag, as JSON values."""
         values = {f"--{f.name.replace('_', '-')}": getattr(self, f.name) for f in fields(self) if f.name not in ACTIONS}
         values["--eps"] = self.eps_values
+        values["--skip-unreadable"] = self.skip_unreadable or None  # as if it were not there, as it once was not
         return {flag: list(value) if isinstance(value, tuple) else value for flag, value in values.items()}
 
     def output_folder(self, name: str) -> Path:

@@ -45,7 +45,7 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
         data=describe_data(job.data, hub_id_of(job.data.dataset.name)),
         produced=_produced_by(job, processes),
         results=results,
-        summary=summarize(results, masking_warnings(results), reference),
+        summary=summarize(results, masking_warnings(results), reference, job.data.dataset.num_classes),
     )
     measures = {result["measure"] for result in results}
     sample_ids = {name: positions for name, positions in job.positions.items() if name in measures}

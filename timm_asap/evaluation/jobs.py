@@ -12,10 +12,10 @@ from torch import nn
 from timm_asap._lock import refuse_if_locked
 from timm_asap.adversarial import PixelModel
 from timm_asap.data import Split
+from timm_asap.data.labels import choose_classes, match_labels
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.cells import Cell, CleanCell, CorruptionCell
 from timm_asap.evaluation.config import EvaluateConfig
-from timm_asap.evaluation.labels import choose_classes, match_labels
 from timm_asap.evaluation.models import OpenedModel, open_model, short_name
 from timm_asap.evaluation.per_image import Measured, read_configuration, refuse_changes
 from timm_asap.evaluation.pixels import Batch, PixelBatches, choose_images
@@ -130,7 +130,9 @@ def prepare(
     """
     opened = open_model(name)
     try:
-        classes = match_labels(data.dataset.label_names, opened.label_names, opened.num_classes)
+        classes = match_labels(
+            data.dataset.label_names, opened.label_names, opened.num_classes, data.dataset.class_order
+        )
     except UserError as error:
         raise UserError(f"{name} does not fit data set {config.dataset!r}: {error}") from error
     classifier = choose_classes(opened.network, classes, opened.num_classes)

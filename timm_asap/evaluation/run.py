@@ -53,6 +53,9 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
     reference = None if config.reference is None else read_record(config.reference)
     config, notes = settle_files(config)
     data = load_data(config)
+    if processes.is_main:
+        for line in (f"{len(data.split):,} images of {data.split_name}: {data.dataset.source}", *data.dataset.notes):
+            print(line)
     jobs = [prepare(config, name, data, processes.device, reference) for name in config.models]
     _check_folders([job.folder for job in jobs])
     with ExitStack() as stack:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from timm_asap._io import cut_path, disk_errors
-from timm_asap.command_line import given_fields
+from timm_asap.command_line import given_fields, renamed_flags
 from timm_asap.command_line import parse as parse_options
 from timm_asap.errors import UserError
 from timm_asap.training.config import ACTIONS, Given, TrainConfig, flag
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str]) -> TrainConfig:
             and nothing says which one to start.
         SystemExit: With code 0, after printing the help that was asked for.
     """
-    argv = list(argv)
+    argv = renamed_flags(argv)
     first = _first_look(argv)
     recipe = _recipe_for(first)
     defaults = _from_recipe(recipe) if recipe else TrainConfig()

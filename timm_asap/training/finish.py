@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,6 +12,7 @@ from timm_asap.errors import UserError
 from timm_asap.training.loaders import build_test_loader
 from timm_asap.training.run import Run
 from timm_asap.training.saving import export_best_again
+from timm_asap.zoo import load
 
 
 def measure_exported_model(run: Run) -> None:
@@ -24,7 +24,7 @@ def measure_exported_model(run: Run) -> None:
     export_best_again(run)
     if not run.accelerator.is_main_process:
         return
-    model = timm.create_model(f"local-dir:{run.folder.path}", pretrained=True).eval()
+    model = load(f"local-dir:{run.folder.path}").eval()
     weights = {"weights_sha256": state_sha256(model.state_dict())}  # a card shows no accuracy of other weights
     if run.plan.dataset.val is None:
         last = run.folder.metrics()[-1]

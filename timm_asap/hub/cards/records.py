@@ -156,7 +156,8 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
         evaluation_is_stale=is_stale,
         comparison=cut_paths(comparison),
         origin=origin,
-        plots=tuple(sorted(path.name for path in (folder / "plots").glob("*.png"))),
+        # a link is not published, and would be a gap in the card
+        plots=tuple(sorted(path.name for path in (folder / "plots").glob("*.png") if not path.is_symlink())),
     )
 
 
