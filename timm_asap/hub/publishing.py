@@ -13,6 +13,7 @@ from huggingface_hub import ModelInfo
 from huggingface_hub.hf_api import RepoFile
 
 import timm_asap
+from timm_asap._io import disk_errors, remove
 from timm_asap._lock import locks_folder
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import CARD, Bundle, make_bundle
@@ -158,8 +159,9 @@ def _rehearse(
         folder = run / "publish"
         if folder.is_symlink():
             raise UserError(f"{folder} is a link: expected a folder, or nothing, where a dry run writes")
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(aside, folder)
+        with disk_errors(f"{folder} cannot be written"):
+            remove(folder)
+            shutil.copytree(aside, folder)
     return Published(
         repo=remote.repo,
         revision=revision,
