@@ -16,7 +16,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from timm_asap.errors import UserError, unknown_name
 
-__all__ = ["JsonList", "flag", "parse", "renamed_flags", "spelled_as_json"]
+__all__ = ["JsonList", "flag", "given_fields", "parse", "renamed_flags", "spelled_as_json"]
 
 T = TypeVar("T")
 
@@ -104,12 +104,26 @@ def parse(options: type[T], argv: Sequence[str], prog: str, default: T | None = 
     return values
 
 
+def given_fields(argv: Sequence[str], options: type) -> frozenset[str]:
+    """The fields of a dataclass whose flags are on a command line, as opposed to those that keep their defaults.
+
+    Args:
+        argv: The words after the program's name.
+        options: The dataclass.
+    """
+    names = {f.name for f in fields(options)}
+    words = {word.split("=")[0][2:].replace("-", "_") for word in argv if word.startswith("--")}
+    return frozenset((words | {word.removeprefix("no_") for word in words}) & names)
+
+
 def _unboxed(box: str) -> str:
     """The message of a boxed error of tyro, with the form that the flag takes where the box says it."""
-    lines = [re.sub(r"[\u2500-\u257f]", "", line).strip() for line in box.splitlines()[1:]]
-    message = " ".join(lines[: lines.index("")] if "" in lines else lines)
+    # the frame is drawn in box characters or, where the terminal has none, in dashes
+    lines = [re.sub(r"[\u2500-\u257f]|^-+$", "", line.strip()).strip() for line in box.splitlines()[1:]]
+    paragraphs = " ".join(line or "\n" for line in lines).split("\n")
+    message = next((text.strip() for text in paragraphs if text.strip()), "the flags cannot be read")
     found = re.match(r"Error parsing (--[\w-]+)\S*: (.*)", message)
     if not found:
         return message
     form = next((line for line in lines if line.startswith(found[1] + " ")), found[1])
-    return f"{found[1]}: {found[2]}; expected {form}"
+    return f"{found[1]}: {found[2].rstrip('.')}; expected {form}"

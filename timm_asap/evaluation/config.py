@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import tyro
 
 from timm_asap.adversarial import NORMS, parse_eps
 from timm_asap.data.options import DataSource
-from timm_asap.errors import UserError, unknown_name
+from timm_asap.errors import UserError, check_seed, unknown_name
 from timm_asap.evaluation.attacks import ATTACKS
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 from timm_asap.evaluation.shift import DEFAULT_PIXELS, ShiftKind
@@ -108,6 +109,9 @@ class EvaluateConfig(DataSource):
     overwrite: bool = False
     """Replace the evaluation in the output folder."""
 
+    # which fields were asked for: what no flag sets, and so without a type, which would make a field of it
+    _given = None
+
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen for everybody else
         for name in ("measures", "corruptions", "attacks", "eps", "shifts"):
@@ -141,9 +145,9 @@ class EvaluateConfig(DataSource):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
-        for name in ("seed", "num_workers"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
+        check_seed(self.seed)
+        if self.num_workers < 0:
+            raise UserError(f"--num-workers: expected 0 or more, got {self.num_workers}")
         wrong = [severity for severity in self.severities if not 1 <= severity <= 5]
         if wrong or not self.severities or len(set(self.severities)) < len(self.severities):
             came = " ".join(map(str, self.severities)) or "none"
@@ -152,6 +156,23 @@ class EvaluateConfig(DataSource):
             raise UserError("--shift-pixels: expected one distance or more, each once")
         if len(set(self.eps_values)) < len(self.eps_values):
             raise UserError(f"--eps: expected each once, got {' '.join(self.eps)}")
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The fields that were asked for; of a configuration made in Python, those that are not at their defaults."""
+        if self._given is not None:
+            return self._given
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+
+    def given_as(self, given: frozenset[str]) -> EvaluateConfig:
+        """The same configuration, knowing which fields were asked for."""
+        config = copy.copy(self)
+        object.__setattr__(config, "_given", given)
+        return config
+
+    def changed(self, **changes: Any) -> EvaluateConfig:
+        """A configuration with other values, which keeps in mind what was asked for."""
+        return replace(self, **changes).given_as(self.given)
 
     @property
     def eps_values(self) -> tuple[float, ...]:

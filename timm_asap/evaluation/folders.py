@@ -12,7 +12,7 @@ from timm_asap.data.class_folders import read_class_folders
 from timm_asap.data.columns import in_order
 from timm_asap.errors import UserError
 
-__all__ = ["cifar10_c_split", "class_folders", "find_corruptions"]
+__all__ = ["cifar10_c_split", "class_folders", "corruptions_in", "find_corruptions"]
 
 
 def class_folders(
@@ -72,6 +72,20 @@ def find_corruptions(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
     if missing := [name for name, place in places.items() if place is None]:
         raise UserError(f"--data-dir {folder} holds no {missing[0]}: expected {missing[0]}/1 to {missing[0]}/5 in it")
     return places
+
+
+def corruptions_in(folder: Path, dataset: str, names: tuple[str, ...]) -> list[str]:
+    """Which corruptions a folder holds.
+
+    Args:
+        folder: Of the data set.
+        dataset: imagenet-c or cifar10-c.
+        names: The corruptions to look for.
+    """
+    if dataset == "cifar10-c":
+        return [name for name in names if (folder / f"{name}.npy").is_file()]
+    groups = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
+    return [name for name in names if any((group / name / "1").is_dir() for group in groups)]
 
 
 def cifar10_c_split(folder: Path, corruption: str, severity: int) -> TensorSplit:
