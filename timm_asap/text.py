@@ -1,4 +1,4 @@
-"""Words that strangers wrote (label names, titles, file names), shown as text: in a terminal, in Markdown, on a page."""
+"""Words of strangers (label names, titles, file names), shown as text: in a terminal, in Markdown, on a page."""
 
 from __future__ import annotations
 
