@@ -1,74 +1,66 @@
-"""Words of strangers (label names, titles, file names), shown as text: in a terminal, in Markdown, on a page."""
+"""Words of strangers, such as the names of a model's classes, shown as text: never run, rendered or fetched."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Literal
 
-__all__ = ["markdown_text", "plain_text"]
+__all__ = ["as_text", "plain_text"]
 
-# They reorder what stands after them, so that a reader sees other words than the program: Unicode's bidirectional
-# controls. Joiners stay, which emoji and many scripts need.
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff")
+# Marks that reorder the text around them: a name could make a line read otherwise than it is.
+_REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+# Everything that begins markup in HTML, in CommonMark or in the dialect of the Hub: links, images, emphasis, code,
+# tables, mathematics, mentions, footnotes, headings. As character references they are letters and nothing else.
+_HTML = re.compile(r"[&<>\"']")
+_MARKDOWN = re.compile(
+    r"[&<>\"'`*_\[\]()!|\\~#@${}^:]"
+    r"|(?<=www)\.(?=\S)"  # a bare address becomes a link
+    r"|^[-+=.](?=\s|$|[-+=])|(?<=^\d)\.|(?<=^\d\d)\.",  # at the start of a line: list, heading, rule
+    re.IGNORECASE,
+)
 
-# Anything that can begin a link, a picture, a tag, an entity, emphasis, code, a formula or a cell of a table.
-_SPECIAL = re.compile(r"[&<>\[\]`*|~$\\]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
-# At the start of a line alone: a heading, a list, a line that underlines the one before.
-_LEADING = re.compile(r"^(?:[#+=-]|\d+(?=[.)])(?P<mark>[.)]))")
+
+def as_text(value: object, where: Literal["terminal", "markdown", "html"] = "terminal") -> str:
+    r"""A word of a stranger as one line that only shows it.
+
+    Control characters (which move the cursor or set colors in a terminal), line breaks, marks that reorder text and
+    lone surrogates become escapes such as `\x1b`. For `"markdown"` and `"html"` whatever could begin markup becomes a
+    character reference (`&#91;`); the text for `"markdown"` may also stand in HTML, and in a cell of a table, but not
+    in code, where references are not decoded.
+
+    Args:
+        value: The word; anything but a string is shown as `str` gives it.
+        where: What reads the result.
+
+    Example:
+        >>> as_text("cat\x1b[31m\n")
+        'cat\\x1b[31m\\n'
+        >>> as_text("![x](https://example.com/a.png)", "markdown")
+        '&#33;&#91;x&#93;&#40;https&#58;//example.com/a.png&#41;'
+    """
+    text = "".join(_visible(char) for char in str(value))
+    if where == "terminal":
+        return text
+    return (_MARKDOWN if where == "markdown" else _HTML).sub(lambda found: f"&#{ord(found[0][0])};", text)
+
+
+def _visible(char: str) -> str:
+    if char in _SHORT:
+        return _SHORT[char]
+    if char not in _REORDERING and unicodedata.category(char) not in ("Cc", "Cs", "Zl", "Zp"):
+        return char
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
 def plain_text(words: object, limit: int = 200) -> str:
-    """One line of printable text: without line breaks, terminal escapes and controls that reorder text.
-
-    For a terminal, a plot, or a widget that shows text. `rich` reads `[...]` as markup: print it with `markup=False`.
+    """:func:`as_text` for a terminal, a plot or a widget that shows text, of a length that fits.
 
     Args:
-        words: What a stranger named something; anything but a string is shown as Python writes it.
+        words: As of `as_text`.
         limit: Longer text is cut, and ends in an ellipsis.
-
-    Example:
-        >>> plain_text("cat\\x1b[2J\\nand dog")
-        'cat[2J and dog'
     """
-    text = words if isinstance(words, str) else repr(words)
-    text = text[: 8 * limit]  # what is cut anyway need not be cleaned
-    kept = []
-    for character in text:
-        category = unicodedata.category(character)
-        if category in ("Zl", "Zp", "Zs") or character in "\t\n\v\f\r":
-            kept.append(" ")
-        elif category == "Cs":
-            kept.append("\ufffd")
-        elif category != "Cc" and character not in _BIDI:
-            kept.append(character)
-    text = " ".join("".join(kept).split())
-    return text if len(text) <= limit else text[: limit - 1].rstrip() + "\u2026"
-
-
-def markdown_text(words: object, limit: int = 200) -> str:
-    """:func:`plain_text`, written so that Markdown and HTML show it letter by letter.
-
-    Special characters become numbered entities, which CommonMark never reads as structure: no picture is fetched, no
-    link and no tag is made, and a cell of a table stays one. Not for code spans, where entities are shown as such.
-
-    Args:
-        words: As of `plain_text`.
-        limit: As of `plain_text`.
-
-    Example:
-        >>> markdown_text("![x](https://a.example/x.png) <b>")
-        '!&#91;x&#93;(https&#58;//a.example/x.png) &#60;b&#62;'
-    """
-    text = plain_text(words, limit)
-    leading = _LEADING.match(text)
-    text = _SPECIAL.sub(_entity, text)
-    if leading is None:
-        return text
-    if leading["mark"]:
-        digits, mark = leading[0][:-1], leading["mark"]
-        return text.replace(digits + mark, f"{digits}&#{ord(mark)};", 1)
-    return f"&#{ord(leading[0])};{text[1:]}"
-
-
-def _entity(found: re.Match[str]) -> str:
-    return f"&#{ord(found[0])};"
+    text = as_text(str(words)[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "\u2026"
