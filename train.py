@@ -1,14 +1,15 @@
-"""Train an image classifier and write its run folder: `python train.py --help` lists the flags."""
+"""Train an image classifier and write its run folder: `python train.py --help` lists the flags.
+
+The same program as `timm-asap train`, for whoever works in a checkout.
+"""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-from timm_asap.errors import UserError
-from timm_asap.hub import write_card
-from timm_asap.training import describe, make_plan, parse, resume_command, train
+from timm_asap.commands import train
+from timm_asap.errors import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,26 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 where the user can put something right.
     """
-    try:
-        config = parse(sys.argv[1:] if argv is None else argv)
-        if config.dry_run:
-            print(describe(make_plan(config)))
-            return 0
-        result = train(config)
-        if result.is_main_process and result.stopped:
-            print(f"stopped, and saved in epoch {result.epochs + 1}; go on with: {resume_command(result.run_folder)}")
-        elif result.is_main_process:
-            write_card(result.run_folder)
-            print(
-                f"accuracy {result.test_accuracy:.2f} % on {result.test_name} ({result.test_images:,} images) "
-                f"after {result.epochs} epochs, {result.seconds:.0f} s"
-            )
-            print(result.load_line)
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # under `accelerate launch`, one process speaks for all
-            print(f"train.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_program("train.py", lambda: train.main(words))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def test_one_signal_finishes_the_step_saves_and_says_how_to_go_on(
         signal_at_batch(patch, batch, getattr(signal, name))
         assert main(tiny_flags(data_dir, folder, epochs=EPOCHS)) == 0
     out = capsys.readouterr().out
-    assert f"go on with: python train.py --output {folder} --resume" in out
+    assert f"to continue: timm-asap train --output {folder} --resume" in out
     assert newest_state(folder)["position"]["step"] == batch
     assert signal.getsignal(getattr(signal, name)) != StopRequest._notice
     assert main(["--output", str(folder), "--resume"]) == 0

@@ -1,9 +1,17 @@
-"""The one exception that users meet at the command line, and the wording of its commonest case."""
+"""What users meet at the command line: one exception, the wording of its commonest case, and exit codes."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+REFUSED = 2
+"""Exit code of a program that the user can put right."""
+
+INTERRUPTED = 130
+"""Exit code of a program that Ctrl-C ended: 128 and the signal's number."""
 
 
 class UserError(ValueError):
@@ -35,3 +43,41 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def run_program(name: str, program: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+    """Run what a command line asked for, and bring whatever a user can put right to one line on standard error.
+
+    Args:
+        name: The program, as the line begins with it.
+        program: Returns its exit code; None is 0.
+        interrupted: What the line says after Ctrl-C.
+
+    Returns:
+        The exit code: 2 where the user can put something right, a full disk or a missing right included; 130 after
+        Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that has no letter for a name shows its code, and the program goes on
+        if hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return program() or 0
+    except UserError as error:
+        return _say(name, f"error: {error}", REFUSED)
+    except KeyboardInterrupt:
+        return _say(name, interrupted, INTERRUPTED)
+    except BrokenPipeError:
+        # who reads the output has gone, as `| head` does: nothing more can be said, not even by Python at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return REFUSED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _say(name, f"error: {where}{error.strerror or first_line(error)}", REFUSED)
+
+
+def _say(name: str, text: str, code: int) -> int:
+    """Print a line, in one process alone of those of `accelerate launch`."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{name}: {text}", file=sys.stderr)
+    return code

@@ -8,36 +8,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-import timm_asap  # noqa: F401  registers the twins
-from timm_asap.command_line import parse
-from timm_asap.demo.answers import CLEAN, corruption_names
-from timm_asap.demo.examples import write_examples
-from timm_asap.demo.models import DemoPair, open_pair
+from timm_asap.command_line import Folder, Model, Name, parse
+from timm_asap.demo import CLEAN
 from timm_asap.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from timm_asap.demo.models import DemoPair
 
 
 @dataclass(frozen=True)
 class DemoOptions:
     """Show a network and its twin side by side: a picture and a corruption in, answers and spectra out."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Model]
     """A run folder, a pretrained model such as resnet50_asap.a1_in1k, or hf-hub:NAME."""
-    plain: str | None = None
+    plain: Model | None = None
     """Trained network to show as the plain one; by default the same weights, their strides unswapped."""
-    corruption: str = CLEAN
+    corruption: Name = CLEAN
     """Corruption that is chosen when the page opens."""
     severity: int = 3
     """Its severity, 1 to 5."""
-    examples: str | None = None
+    examples: Folder | None = None
     """Folder of example pictures; by default digits for small networks, photographs for others."""
     port: int | None = None
     """Port on 127.0.0.1; by default the first free one from 7860 on."""
     share: bool = False
     """Also open a public address, through Gradio's servers."""
-    space: str | None = None
+    space: Folder | None = None
     """Serve nothing: write the folder of a Space for the Hugging Face Hub."""
 
     def __post_init__(self) -> None:
@@ -54,6 +55,10 @@ def main(argv: Sequence[str]) -> None:
     options = parse(DemoOptions, argv, prog="timm-asap demo")
     if find_spec("gradio") is None:
         raise UserError("timm-asap demo needs gradio: pip install 'timm_asap[demo]'")
+    # torch and timm: not for the help
+    from timm_asap.demo.answers import corruption_names
+    from timm_asap.demo.models import open_pair
+
     if options.space is not None:
         from timm_asap.demo.space import check_folder
 
@@ -85,6 +90,8 @@ def _write(options: DemoOptions, pair: DemoPair) -> None:
 
 def _serve(options: DemoOptions, pair: DemoPair) -> None:
     with tempfile.TemporaryDirectory(prefix="timm_asap_demo_") as folder:
+        from timm_asap.demo.examples import write_examples
+
         pictures = Path(folder) / "examples"
         pictures.mkdir()
         examples, credits = write_examples(pair, pictures, options.examples)

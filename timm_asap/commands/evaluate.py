@@ -7,14 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from timm_asap.command_line import parse
+from timm_asap.errors import INTERRUPTED
 from timm_asap.evaluation.config import EvaluateConfig
-from timm_asap.evaluation.finish import launcher
-from timm_asap.evaluation.processes import Processes
-from timm_asap.evaluation.run import evaluate
-from timm_asap.evaluation.table import print_records, wide_console
-
-INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C ended: 128 and the signal's number."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,6 +18,13 @@ def main(argv: Sequence[str]) -> None:
         SystemExit: With code 130 where Ctrl-C ended it.
     """
     config = parse(EvaluateConfig, argv, prog="timm-asap evaluate")
+    # torch and timm: not for the help
+    from timm_asap.evaluation.finish import launcher
+    from timm_asap.evaluation.processes import Processes
+    from timm_asap.evaluation.run import evaluate
+    from timm_asap.evaluation.table import print_records
+    from timm_asap.screen import screen
+
     processes = Processes(config.device)
     try:
         records = evaluate(config)
@@ -33,6 +34,6 @@ def main(argv: Sequence[str]) -> None:
             print(f"interrupted; what was measured is kept. To go on:\n{again}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     if records:
-        print_records(records, wide_console())
+        print_records(records, screen())
         for record in records:
             print(f"wrote {record.path}")

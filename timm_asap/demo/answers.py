@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from timm_asap.demo import CLEAN
 from timm_asap.demo.models import DemoModel, DemoPair
 from timm_asap.demo.pictures import enlarge, read_pixels
 from timm_asap.demo.spectra import compare_spectra
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SMALLEST_SIDE, approximation, corrupt
 
 __all__ = ["CLEAN", "SHOWN_CLASSES", "Answer", "corruption_names", "predict"]
-
-CLEAN = "none"
-"""The choice that corrupts nothing."""
 
 SHOWN_CLASSES = 5
 """Of how many classes the page shows the probability."""

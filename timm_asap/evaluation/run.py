@@ -21,9 +21,9 @@ from timm_asap.evaluation.per_image import Measured, Unfinished
 from timm_asap.evaluation.pictures import draw_joint_plots, draw_plots
 from timm_asap.evaluation.pixels import PixelBatches
 from timm_asap.evaluation.processes import Processes
-from timm_asap.evaluation.progress import ProgressDisplay
 from timm_asap.evaluation.record import Record, read_record
 from timm_asap.evaluation.sources import load_data
+from timm_asap.screen import ProgressDisplay
 
 __all__ = ["evaluate"]
 
@@ -53,7 +53,9 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
     _check_folders([job.folder for job in jobs])
     processes.wait()  # every process has looked at the folders before one of them writes
     records: list[Record] = []
-    with ProgressDisplay(sum(job.passes for job in jobs), silent=not processes.is_main) as display:
+    with ProgressDisplay(
+        sum(job.passes for job in jobs), silent=not processes.is_main, name="timm-asap evaluate"
+    ) as display:
         for job in jobs:
             measured = _Evaluation(job, processes, display).run()
             if processes.is_main:

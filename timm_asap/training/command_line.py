@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
-import re
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from timm_asap.errors import UserError, unknown_name
-from timm_asap.training.config import TrainConfig, flag
+from timm_asap.command_line import flag, read_flags
+from timm_asap.errors import UserError
+from timm_asap.training.config import TrainConfig
 from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
 
 # Where a moved or prolonged run may differ from what it was started as.
@@ -25,13 +22,14 @@ _MAY_CHANGE_ON_RESUME = frozenset(
 )
 
 
-def parse(argv: Sequence[str]) -> TrainConfig:
+def parse(argv: Sequence[str], prog: str | None = None) -> TrainConfig:
     """Read a command line: flags come first, then the recipe, then the defaults of `TrainConfig`.
 
     With `--resume` the configuration that the run folder holds takes the place of the recipe.
 
     Args:
         argv: The words after the program's name.
+        prog: The program's name in its help; by default what was started.
 
     Raises:
         UserError: If a flag, a value or a recipe is wrong.
@@ -42,34 +40,46 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     recipe = _recipe_for(first)
     defaults = _from_recipe(recipe) if recipe else TrainConfig()
     if not first.resume:
-        return _parse_flags(argv, defaults)
+        return _parse_flags(argv, defaults, prog)
 
     chosen = {name: getattr(first, name) for name in ("model", "dataset", "output") if getattr(first, name)}
     folder = replace(defaults, **chosen).run_folder
     started_as = folder / "config.yaml"
     if not started_as.is_file():
-        return _parse_flags(argv, defaults)
+        return _parse_flags(argv, defaults, prog)
     before = _from_recipe(started_as)
-    config = _parse_flags(argv, before)
+    config = _parse_flags(argv, before, prog)
     _refuse_changes(before, config, folder)
     return config
 
 
-def command(config: TrainConfig, launcher: str = "python") -> str:
+def program() -> str:
+    """The program that was started: `train.py` in a checkout, or `timm-asap train`, which is the same."""
+    return "train.py" if Path(sys.argv[0]).name == "train.py" else "timm-asap train"
+
+
+def command(config: TrainConfig, launcher: str | None = None) -> str:
     """The shortest command line that gives this configuration.
 
     Paths from the root or the home folder are cut to their last part: a card is read by others.
 
     Args:
         config: The configuration of a run.
-        launcher: What runs the script.
+        launcher: What starts several processes, such as torchrun with its options; None for a single one.
     """
-    return f"{launcher} train.py {shlex.join(_to_flags(config))}".strip()
+    return f"{_started(launcher)} {shlex.join(_to_flags(config))}".strip()
 
 
 def resume_command(run_folder: Path) -> str:
-    """The command line that goes on with a stopped run, after whatever launched it."""
-    return f"python train.py --output {shlex.quote(str(run_folder))} --resume"
+    """The command line that continues a stopped run, after whatever launched it."""
+    return f"{_started(None)} --output {shlex.quote(str(run_folder))} --resume"
+
+
+def _started(launcher: str | None) -> str:
+    script = program() == "train.py"
+    if launcher is None:
+        return "python train.py" if script else program()
+    return f"{launcher} train.py" if script else f"{launcher} -m timm_asap train"
 
 
 def _to_flags(config: TrainConfig) -> list[str]:
@@ -112,44 +122,13 @@ def _recipe_for(first: argparse.Namespace) -> Path | None:
 def _from_recipe(path: Path) -> TrainConfig:
     values = read_recipe(path)
     try:
-        return _parse_flags(_spell(values), TrainConfig())
+        return read_flags(TrainConfig, _spell(values), program(), TrainConfig(), only=values)
     except UserError as error:
         raise UserError(f"recipe {path}: {error}") from error
 
 
-def _parse_flags(argv: list[str], defaults: TrainConfig) -> TrainConfig:
-    """tyro's parser, its boxed messages brought to one line."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            config, unknown = tyro.cli(
-                TrainConfig, prog="train.py", args=argv, default=defaults, return_unknown_args=True
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        if isinstance(stop.__context__, UserError):  # raised by TrainConfig, then boxed by tyro
-            raise stop.__context__ from None
-        raise UserError(_unboxed(printed.getvalue())) from None
-    if unknown:
-        word = unknown[0]
-        if not word.startswith("-"):
-            raise UserError(f"unexpected {word!r}: every value follows its flag, as in --epochs 3")
-        raise UserError(unknown_name("flag", word.split("=")[0], [flag(f.name) for f in fields(TrainConfig)]))
-    return config
-
-
-def _unboxed(box: str) -> str:
-    """The message of a boxed error of tyro, with the form that the flag takes where the box says it."""
-    # the frame is drawn in box characters or, where the terminal has none, in dashes
-    lines = [re.sub(r"[\u2500-\u257f]|^-+$", "", line.strip()).strip() for line in box.splitlines()[1:]]
-    paragraphs = " ".join(line or "\n" for line in lines).split("\n")
-    message = next((text.strip() for text in paragraphs if text.strip()), "the flags cannot be read")
-    found = re.match(r"Error parsing (--[\w-]+)\S*: (.*)", message)
-    if not found:
-        return message
-    form = next((line for line in lines if line.startswith(found[1] + " ")), found[1])
-    return f"{found[1]}: {found[2]}; expected {form}"
+def _parse_flags(argv: list[str], defaults: TrainConfig, prog: str | None = None) -> TrainConfig:
+    return read_flags(TrainConfig, argv, prog or program(), defaults)
 
 
 def _refuse_changes(before: TrainConfig, now: TrainConfig, folder: Path) -> None:

@@ -60,10 +60,10 @@ def hub_id_of(dataset: str) -> str | None:
     return name if name.count("/") == 1 and not Path(dataset).exists() else None
 
 
-def _launcher(accelerator: Accelerator) -> str:
-    """What started the processes, in words that start as many again."""
+def _launcher(accelerator: Accelerator) -> str | None:
+    """What started several processes, in words that start as many again."""
     if accelerator.num_processes == 1:
-        return "python"
+        return None
     if accelerator.device.type == "cpu":  # of which `accelerate launch` starts only one without MPI
         return f"torchrun --nproc-per-node {accelerator.num_processes}"
     return f"accelerate launch --num_processes {accelerator.num_processes}"

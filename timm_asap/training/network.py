@@ -6,9 +6,10 @@ import torch
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import nn
 
+from timm_asap.command_line import flag
 from timm_asap.data import ImageDataset
 from timm_asap.errors import UserError, first_line
-from timm_asap.training.config import TrainConfig, flag
+from timm_asap.training.config import TrainConfig
 from timm_asap.zoo import check_model_name, create_model
 
 

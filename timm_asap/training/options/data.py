@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from timm_asap.command_line import Folder, Name
 from timm_asap.errors import UserError
 from timm_asap.training.options.flags import JsonList, check_range
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Fields of `TrainConfig` about the data set."""
+    """The images, and which of them are held out."""
 
-    dataset: str = "digits"
-    """digits, fashion_mnist, idx, imagefolder, parquet, webdataset, or an image data set of the Hugging Face Hub such
-    as uoft-cs/cifar10."""
-    data_dir: str | None = None
+    dataset: Name = "digits"
+    """digits (ships with scikit-learn), fashion_mnist and idx (IDX files), imagefolder (a folder per class), parquet,
+    csv, arrow or webdataset files, or an image data set of the Hugging Face Hub such as uoft-cs/cifar10."""
+    data_dir: Folder | None = None
     """Folder that holds the files of the data set."""
-    image_key: str | None = None
+    image_key: Name | None = None
     """Column that holds the images; by default the only one that does."""
-    label_key: str | None = None
+    label_key: Name | None = None
     """Column that holds the labels; by default the only one that does."""
-    train_split: str | None = None
+    train_split: Name | None = None
     """Split to train on; by default train."""
-    test_split: str | None = None
+    test_split: Name | None = None
     """Split to test on; by default test or validation, or a fifth held out of the training images."""
     val_share: float = 0.0
     """Share of the training images held out, each class in proportion, to choose the best epoch by: model.safetensors

@@ -9,12 +9,8 @@ from typing import Annotated, Any
 
 from tyro.constructors import PrimitiveConstructorSpec
 
+from timm_asap.command_line import flag
 from timm_asap.errors import UserError
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a field: `data_dir` is `--data-dir`."""
-    return "--" + name.replace("_", "-")
 
 
 def require(holds: bool, name: str, expected: str, value: object) -> None:

@@ -1,0 +1,180 @@
+"""What `timm-asap heal` does: swaps a trained network's strides, repairs it with unlabelled images, and writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from timm_asap import data
+from timm_asap.data.splits import TensorSplit
+from timm_asap.errors import UserError
+from timm_asap.healing import batchnorm_layers, heal
+from timm_asap.healing.pair import load_pair
+from timm_asap.healing.refit import converted_convolutions
+from timm_asap.screen import ProgressDisplay
+from timm_asap.training.config import TrainConfig
+from timm_asap.training.export import export_model
+from timm_asap.training.facts import hardware, package_versions
+from timm_asap.training.files import replace_text
+from timm_asap.training.plan import Plan
+from timm_asap.training.run_folder import RunFolder
+from timm_asap.zoo import AsapOptions
+
+if TYPE_CHECKING:
+    from timm_asap.commands.heal import HealOptions
+
+__all__ = ["run"]
+
+_OWN_FILES = (
+    *("model.safetensors", "config.json", "heal.json", "README.md"),
+    *("evaluation.json", "evaluation.safetensors", "comparison.json", "plots"),
+)
+
+
+def run(options: HealOptions) -> None:
+    """Heal, write, and print what it brought.
+
+    Args:
+        options: Of the command line.
+
+    Raises:
+        UserError: If the model, the data or the folder do not fit.
+    """
+    folder, device = _output_folder(options), _device(options.device)
+    plain, model = load_pair(options.model, options.asap_kwargs)
+    if not options.refit and not batchnorm_layers(model):
+        raise UserError(f"{options.model} has no BatchNorm, and so no statistics to re-estimate: give --refit")
+    dataset = data.load_dataset(
+        options.dataset, options.data_dir, image_key=options.image_key, label_key=options.label_key
+    )
+    if model.num_classes != dataset.num_classes:
+        raise UserError(
+            f"{options.model} tells {model.num_classes} classes apart, and {options.dataset} has "
+            f"{dataset.num_classes}: heal with the data set that the model was trained on"
+        )
+    plan = _plan(options, dataset, model)
+    architecture = model.pretrained_cfg["architecture"]
+    report_on = {"model": options.model, "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
+    print(", ".join(f"{name} {value}" for name, value in report_on.items()))
+
+    test = _loader(plan, dataset.test)
+    model.to(device)
+    few = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(options.seed))[: options.limit]
+    images = _loader(plan, dataset.train.select(few))
+    # a pass for each layer that is refitted, and one for the statistics
+    passes = 1 + (len(converted_convolutions(model)) if options.refit else 0)
+    tests = 2 if plain is None else 3
+    accuracy = {}
+    with ProgressDisplay(passes * len(images) + tests * len(test), name="timm-asap heal") as display:
+        if plain is not None:
+            accuracy["plain"] = _accuracy(plain.to(device), _Counted(test, display, "testing the original"), device)
+        accuracy["before"] = _accuracy(model, _Counted(test, display, "testing before healing"), device)
+        try:
+            report = heal(
+                model,
+                _Counted(images, display, "healing"),
+                refit=options.refit,
+                plain=plain if options.refit else None,
+                ridge=options.ridge,
+                seed=options.seed,
+            )
+        except ValueError as error:
+            raise UserError(f"{options.model} cannot be healed: {error}") from error
+        accuracy["healed"] = _accuracy(model, _Counted(test, display, "testing"), device)
+    print(report)
+    print(
+        f"accuracy on {dataset.test_name} ({len(dataset.test):,} images): "
+        + ", ".join(f"{name} {value:.2f} %" for name, value in accuracy.items())
+    )
+
+    export_model(plan, model, folder)
+    about = {key: getattr(dataset, key) for key in ("source", "frame", "test_name")}
+    record = {**report_on, "dataset": dataset.name, **about}
+    record |= {"versions": package_versions(), "hardware": hardware(device)}
+    record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
+    replace_text(folder / "heal.json", json.dumps(record, indent=2) + "\n")
+    print(RunFolder(folder).load_line)
+
+
+def _asap_options(model: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in model._model_args.items() if name in AsapOptions.__dataclass_fields__}
+
+
+def _output_folder(options: HealOptions) -> Path:
+    folder = Path(options.output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file: expected a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        found = {path.name for path in folder.iterdir()}
+        if not found <= set(_OWN_FILES):
+            raise UserError(f"--output {folder} holds other files: choose another folder")
+        if not options.overwrite:
+            raise UserError(f"{folder} already holds a healed model: --overwrite replaces it")
+    return folder
+
+
+def _device(name: str | None) -> torch.device:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} cannot be used: {str(error).strip().splitlines()[0]}") from error
+
+
+def _plan(options: HealOptions, dataset: data.ImageDataset, model: nn.Module) -> Plan:
+    """The model and how its images are prepared, as its own configuration says."""
+    own = model.pretrained_cfg
+    small = isinstance(dataset.train, TensorSplit)
+    return Plan(
+        config=TrainConfig(model=options.model, dataset=options.dataset, batch_size=options.batch_size),
+        dataset=dataset,
+        model=model,
+        input_size=tuple(own["input_size"]),
+        mean=tuple(own["mean"]),
+        std=tuple(own["std"]),
+        interpolation=own["interpolation"],
+        crop_pct=1.0 if small else own["crop_pct"],
+    )
+
+
+def _loader(plan: Plan, split: data.Split) -> DataLoader:
+    return data.build_loader(
+        split,
+        plan.dataset,
+        plan.config.batch_size,
+        training=False,
+        input_size=plan.input_size,
+        mean=plan.mean,
+        std=plan.std,
+        interpolation=plan.interpolation,
+        crop_pct=plan.crop_pct,
+    )
+
+
+class _Counted:
+    """A loader that shows how far it is read, as often as it is read."""
+
+    def __init__(self, loader: DataLoader, display: ProgressDisplay, text: str) -> None:
+        self.dataset = loader.dataset
+        self._loader, self._display, self._text = loader, display, text
+
+    def __iter__(self) -> Iterator[Any]:
+        self._display.begin(self._text)
+        for batch in self._loader:
+            yield batch
+            self._display.advance()
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, loader: _Counted, device: torch.device) -> float:
+    """Percent."""
+    model.eval()
+    correct = sum((model(images.to(device)).argmax(dim=1).cpu() == labels).sum().item() for images, labels in loader)
+    return 100 * correct / len(loader.dataset)
