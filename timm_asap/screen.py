@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-__all__ = ["Column", "ProgressDisplay", "ScreenTable", "duration", "fit_segments", "print_lines", "screen"]
+__all__ = ["Column", "ProgressDisplay", "ScreenTable", "duration", "fit_segments", "print_lines", "room", "screen"]
 
 _GAP = "  "
 
