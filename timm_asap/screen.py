@@ -50,6 +50,7 @@ def fit_segments(segments: Sequence[str], width: int | None, indent: int = 2) ->
     """
     if width is None:
         return _GAP.join(segments)
+    indent = max(0, min(indent, width - max(map(cell_len, segments))))
     lines = [""]
     for segment in segments:
         longer = f"{lines[-1]}{_GAP}{segment}" if lines[-1].strip() else lines[-1] + segment
