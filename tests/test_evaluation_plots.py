@@ -28,7 +28,7 @@ CORRUPTIONS = ("gaussian_noise", "elastic_transform", "frost", "jpeg_compression
 
 
 def with_interval(accuracy):
-    return {"accuracy": accuracy, "interval": [accuracy - 2, accuracy + 2]}
+    return {"accuracy": accuracy, "interval": [accuracy - 2, accuracy + 2], "images": 1000}
 
 
 def aliasing(site, status, x, stride=2):
@@ -160,6 +160,39 @@ def test_attack_curves(two):
     assert [b - a for a, b in itertools.pairwise(steps)] == pytest.approx([steps[1] - steps[0]] * 4)
 
 
+def test_an_attack_curve_is_of_one_set_of_images():
+    """Clean accuracy of 1,000 images must not open a curve of the 50 that were attacked."""
+    some = record("m")
+    some["results"] = [{**r, "images": 50} if r["measure"] == "attack" else r for r in some["results"]]
+    figure = draw_attacks([some])
+    assert 0 not in curve(figure, 0, 0)
+    assert figure.legends[0].get_texts()[0].get_text() == "m (50 images)"
+    some["summary"] = {"attacked_clean": {"accuracy": 84.0, "interval": [71.5, 91.7], "images": 50}}
+    assert curve(draw_attacks([some]), 0, 0)[0] == 84.0
+    same = draw_attacks([record("m")])
+    assert curve(same, 0, 0)[0] == 90.0
+    assert same.legends[0].get_texts()[0].get_text() == "m (1,000 images)"
+
+
+def test_a_corruption_curve_is_of_one_set_of_images():
+    some = record("m")
+    some["results"][0]["images"] = 10_000
+    assert 0 not in curve(draw_corruptions([some]), 1, 0)
+
+
+def test_many_rows_of_a_contact_sheet_fit_a_screen():
+    cell = SheetCell(torch.zeros(1, 32, 32), "bag", True)
+    rows = [(f"corruption_{i}", [cell] * 5) for i in range(15)]
+    figure = draw_contact_sheet(rows, [f"severity {i}" for i in range(1, 6)], clean=cell, title="title")
+    width, height = figure.get_size_inches() * figure.dpi
+    assert width < 1100
+    assert height < 900
+    texts = texts_of(figure)
+    assert sum(text == "✓ bag" for text, _ in texts) == 76
+    for (one, here), (other, there) in itertools.combinations(texts, 2):
+        assert not here.overlaps(there), (one, other)
+
+
 def test_shift_and_aliasing(two):
     assert curve(draw_shift(two), 1, 0) == {0.5: 98.5, 1: 98, 2: 97, 4: 95}
     figure = draw_aliasing(two)
@@ -196,9 +229,7 @@ def test_contact_sheet():
     texts = texts_of(figure)
     assert not figure._suptitle.get_parse_math()  # a $ in a name is a $
     words = [text for text, _ in texts]
-    assert {"✓ ankle boot", "✗ a very long clas…", "✗ bag", "✓ bag", "gaussian\nnoise", "$model$", "clean"} <= set(
-        words
-    )
+    assert {"✓ ankle boot", "✗ a very long …", "✗ bag", "✓ bag", "gaussian\nnoise", "$model$", "clean"} <= set(words)
     for (one, here), (other, there) in itertools.combinations(texts, 2):
         assert not here.overlaps(there), (one, other)
     images = [axis.images[0].get_array() for axis in figure.axes if axis.images]
