@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; those of this process by default.
 
     Returns:
-        The exit code: 0, or 2 where the user can put something right.
+        The exit code: 0; 2 where the user can put something right; 130 where Ctrl-C stopped it at once.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     return run_program("train.py", lambda: train.main(words))

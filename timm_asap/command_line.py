@@ -37,6 +37,7 @@ __all__ = [
     "Stem",
     "Window",
     "flag",
+    "given_fields",
     "metavar",
     "parse",
     "read_flags",
@@ -120,6 +121,18 @@ def read_flags(
     flat = {name: getattr(getattr(values, group), name) for group, names in groups.items() for name in names}
     flat |= {f.name: getattr(values, f.name) for f in flags if f.name not in flat}
     return options(**flat) if only is None else replace(options() if default is None else default, **flat)
+
+
+def given_fields(argv: Sequence[str], options: type) -> frozenset[str]:
+    """The fields of a dataclass whose flags are on a command line, as opposed to those that keep their defaults.
+
+    Args:
+        argv: The words after the program's name.
+        options: The dataclass.
+    """
+    names = {f.name for f in fields(options)}
+    words = {word.split("=")[0][2:].replace("-", "_") for word in argv if word.startswith("--")}
+    return frozenset((words | {word.removeprefix("no_") for word in words}) & names)
 
 
 @dataclass(frozen=True)

@@ -40,18 +40,27 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     return f"unknown {kind} {str(name)!r}: {hint}"
 
 
+def check_seed(seed: int) -> None:
+    """See that every random generator takes a seed: Python's, NumPy's and PyTorch's.
+
+    Raises:
+        UserError: If it is negative, or has more than 32 bits, which NumPy does not take.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed: expected 0 or more and at most 4294967295, got {seed}")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def run_program(name: str, program: Callable[[], int | None], interrupted: str = "interrupted") -> int:
+def run_program(name: str, program: Callable[[], int | None]) -> int:
     """Run what a command line asked for, and bring whatever a user can put right to one line on standard error.
 
     Args:
         name: The program, as the line begins with it.
-        program: Returns its exit code; None is 0.
-        interrupted: What the line says after Ctrl-C.
+        program: Returns its exit code; None is 0. A KeyboardInterrupt that it raises may hold what the line says.
 
     Returns:
         The exit code: 2 where the user can put something right, a full disk or a missing right included; 130 after
@@ -65,8 +74,8 @@ def run_program(name: str, program: Callable[[], int | None], interrupted: str =
         return program() or 0
     except UserError as error:
         return _say(name, f"error: {error}", REFUSED)
-    except KeyboardInterrupt:
-        return _say(name, interrupted, INTERRUPTED)
+    except KeyboardInterrupt as stop:
+        return _say(name, str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # who reads the output has gone, as `| head` does: nothing more can be said, not even by Python at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from timm_asap.command_line import File, metavar, parse
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, check_seed
 from timm_asap.screen import Column, ScreenTable, print_lines, screen
 from timm_asap.text import plain_text
 
@@ -45,8 +44,7 @@ class CompareOptions:
             raise UserError(f"expected two records or more, the baseline first, got {len(self.records)}")
         if self.resamples < 1000:
             raise UserError(f"--resamples: expected 1000 or more, got {self.resamples}")
-        if self.seed < 0:
-            raise UserError(f"--seed: expected 0 or more, got {self.seed}")
+        check_seed(self.seed)
         if self.output is not None and Path(self.output).exists() and not self.overwrite:
             raise UserError(f"--output {self.output} is there already: --overwrite replaces it")
 
@@ -55,9 +53,9 @@ def main(argv: Sequence[str]) -> None:
     """Print the tables, and write the file."""
     options = parse(CompareOptions, argv, prog="timm-asap compare")
     # torch: not for the help
+    from timm_asap._io import write_json
     from timm_asap.evaluation.comparison import METHOD, compare
     from timm_asap.evaluation.record import read_record
-    from timm_asap.training.files import replace_text
 
     baseline, *others = [read_record(path) for path in options.records]
     comparisons = [compare(baseline, other, resamples=options.resamples, seed=options.seed) for other in others]
@@ -73,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
             "seed": options.seed,
             "comparisons": [comparison.record() for comparison in comparisons],
         }
-        replace_text(Path(options.output), json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_json(options.output, content)
         print(f"wrote {options.output}")
 
 

@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from timm_asap._interrupt import StopRequest
 from timm_asap.command_line import parse
 from timm_asap.errors import INTERRUPTED
 from timm_asap.evaluation.config import EvaluateConfig
@@ -27,7 +28,8 @@ def main(argv: Sequence[str]) -> None:
 
     processes = Processes(config.device)
     try:
-        records = evaluate(config)
+        with StopRequest(at_once=True):  # SIGTERM, too, ends it with what was measured kept
+            records = evaluate(config)
     except KeyboardInterrupt:
         if processes.is_main:
             again = shlex.join([*launcher(processes), "evaluate", *config.flags(resume=True, overwrite=False)])

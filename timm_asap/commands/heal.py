@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import tyro
 
 from timm_asap.command_line import STEM, Boundary, Folder, Layout, Model, Name, Stem, Window, parse
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, check_seed
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class HealOptions:
                     f"--{name.replace('_', '-')}: expected 2 or more, got {getattr(self, name)}; "
                     "statistics of one image are none"
                 )
+        check_seed(self.seed)
         if self.ridge is not None and not self.ridge > 0:
             raise UserError(f"--ridge: expected a number above 0, got {self.ridge:g}")
 

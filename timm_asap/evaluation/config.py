@@ -11,7 +11,7 @@ import tyro
 
 from timm_asap.adversarial import NORMS, parse_eps
 from timm_asap.command_line import File, Folder, Name, metavar
-from timm_asap.errors import UserError, unknown_name
+from timm_asap.errors import UserError, check_seed, unknown_name
 from timm_asap.evaluation.attacks import ATTACKS
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 
@@ -161,9 +161,9 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
-        for name in ("seed", "num_workers"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
+        check_seed(self.seed)
+        if self.num_workers < 0:
+            raise UserError(f"--num-workers: expected 0 or more, got {self.num_workers}")
         wrong = [severity for severity in self.severities if not 1 <= severity <= 5]
         if wrong or not self.severities or len(set(self.severities)) < len(self.severities):
             came = " ".join(map(str, self.severities)) or "none"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from timm_asap._lock import refuse_if_locked
 from timm_asap.adversarial import PixelModel
 from timm_asap.data import Split
 from timm_asap.errors import UserError, first_line
@@ -23,7 +24,7 @@ from timm_asap.evaluation.record import PER_IMAGE, RECORD, Record, check_referen
 from timm_asap.evaluation.sources import MeasuredData
 from timm_asap.training.facts import hub_id_of
 
-__all__ = ["Job", "prepare"]
+__all__ = ["Job", "prepare", "take_up"]
 
 PARTIAL = "evaluation.partial.safetensors"
 
@@ -133,6 +134,7 @@ def prepare(
     classifier = choose_classes(opened.network, classes, opened.num_classes)
     cells = make_cells(config, data, opened.input_size)
     folder = opened.folder if config.output is None and opened.folder is not None else config.output_folder(name)
+    refuse_if_locked(folder)
     configuration = _configuration(config, opened, data)
     measured, earlier = _earlier(config, folder, configuration)
     job = Job(
@@ -154,6 +156,16 @@ def prepare(
         _check_reference(job, reference)
     _try_out(job)
     return job
+
+
+def take_up(job: Job) -> Job:
+    """The same job with what its folder holds by now: for the process that has locked the folder.
+
+    Raises:
+        UserError: If the folder holds what it must not replace, or something damaged.
+    """
+    measured, earlier = _earlier(job.config, job.folder, job.configuration)
+    return replace(job, measured=measured, earlier=earlier)
 
 
 def _positions(config: EvaluateConfig, data: MeasuredData) -> dict[str, torch.Tensor]:
@@ -198,7 +210,7 @@ def _earlier(config: EvaluateConfig, folder: Path, configuration: dict[str, Any]
         return Measured.load(partial, configuration), None
     if record.is_file() and per_image.is_file():
         refuse_changes(read_configuration(per_image), configuration, folder)
-        earlier = read_record(record)
+        earlier = read_record(record, whole=True)
         right, _ = earlier.per_image()
         results = tuple(earlier.content["results"])
         finished = tuple(dict.fromkeys("aliasing" if r["measure"] == "aliasing" else r["id"] for r in results))

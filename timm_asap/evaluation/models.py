@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 import timm_asap  # noqa: F401  registers the twins
+from timm_asap._io import state_sha256
 from timm_asap.errors import UserError
 from timm_asap.zoo import AsapOptions, check_model_name, create_model, is_twin
 
@@ -108,12 +107,7 @@ def short_name(name: str) -> str:
 
 def weights_sha256(network: nn.Module) -> str:
     """SHA-256 over the state dict: of each entry in alphabetical order its name, dtype, shape and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return state_sha256(network.state_dict())
 
 
 def _folder(name: str) -> Path | None:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from timm_asap._lock import shared_folder_lock
 from timm_asap.errors import UserError
 from timm_asap.evaluation.aliasing import measure_batch, merge_aliasing
 from timm_asap.evaluation.cells import Cell
 from timm_asap.evaluation.config import EvaluateConfig
 from timm_asap.evaluation.finish import finish
 from timm_asap.evaluation.intervals import wilson_interval
-from timm_asap.evaluation.jobs import Job, prepare
+from timm_asap.evaluation.jobs import Job, prepare, take_up
 from timm_asap.evaluation.per_image import Measured, Unfinished
 from timm_asap.evaluation.pictures import draw_joint_plots, draw_plots
 from timm_asap.evaluation.pixels import PixelBatches
@@ -43,7 +44,8 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
         The records, in the order of the models; empty in every process but the main one.
 
     Raises:
-        UserError: If something does not fit, or an output is no number.
+        UserError: If something does not fit, an output is no number, the disk is full, or another process writes to
+            one of the folders.
         KeyboardInterrupt: On Ctrl-C; what was measured is kept, and `resume` goes on with it.
     """
     processes = Processes(config.device)
@@ -51,7 +53,15 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
     data = load_data(config)
     jobs = [prepare(config, name, data, processes.device, reference) for name in config.models]
     _check_folders([job.folder for job in jobs])
-    processes.wait()  # every process has looked at the folders before one of them writes
+    with ExitStack() as stack:
+        for job in jobs:
+            stack.enter_context(shared_folder_lock(job.folder, "timm-asap evaluate"))
+        jobs = [take_up(job) for job in jobs]
+        processes.wait()  # every process has looked at the folders before one of them writes
+        return _measure(config, jobs, processes, reference)
+
+
+def _measure(config: EvaluateConfig, jobs: list[Job], processes: Processes, reference: Record | None) -> list[Record]:
     records: list[Record] = []
     with ProgressDisplay(
         sum(job.passes for job in jobs), silent=not processes.is_main, name="timm-asap evaluate"
@@ -85,8 +95,6 @@ class _Evaluation:
         job = self.job
         if job.earlier is not None:
             return self.measured
-        if self.processes.is_main and job.config.overwrite:
-            job.partial.unlink(missing_ok=True)
         try:
             with ExitStack() as stack:
                 # the same numbers in every run: no algorithms that add in any order, no rounding to TF32

@@ -34,7 +34,7 @@ def print_records(records: Sequence[Record], console: Console) -> None:
         print_lines(["", "share of energy above the new Nyquist frequency, and share that is folded back"], console)
         aliasing_table(aliasing).print(console)
     for record in records:
-        for warning in record.content["summary"]["gradient_masking"]:
+        for warning in record.content["summary"].get("gradient_masking", ()):
             console.print(f"warning: {plain_text(record.name)}: {warning}")
 
 
@@ -68,8 +68,8 @@ def joint_table(records: Sequence[Record]) -> ScreenTable:
     columns = [overall_values(record.content["results"]) for record in records]
     for name in dict.fromkeys(name for column in columns for name in column):
         table.add(measurement_name(name), *(f"{column[name]:.2f}" if name in column else "-" for column in columns))
-    if any(record.content["summary"]["mce"] is not None for record in records):
-        mces = [record.content["summary"]["mce"] for record in records]
+    mces = [record.content["summary"].get("mce") for record in records]
+    if any(mce is not None for mce in mces):
         table.add("mCE (lower is better)", *("-" if mce is None else f"{mce:.2f}" for mce in mces))
     return table
 
@@ -115,7 +115,7 @@ def overall_values(results: Sequence[Result]) -> dict[str, float]:
 
 def _print_corruptions(results: Sequence[Result], summary: Mapping[str, Any], console: Console) -> None:
     severities = sorted({result["severity"] for result in results})
-    errors = summary["corruption_errors"]
+    errors = summary.get("corruption_errors")
     table = ScreenTable(
         [
             Column("corruption"),
@@ -127,11 +127,12 @@ def _print_corruptions(results: Sequence[Result], summary: Mapping[str, Any], co
     )
     found = {(result["corruption"], result["severity"]): result for result in results}
     for name in dict.fromkeys(result["corruption"] for result in results):
-        row = [found[name, severity] for severity in severities]
+        row = [found[name, severity] for severity in severities if (name, severity) in found]
         values = [result["accuracy"] for result in row]
-        star = " *" if any(result["approximate"] for result in row) else ""
+        shown = [f"{found[name, s]['accuracy']:.2f}" if (name, s) in found else "-" for s in severities]
+        star = " *" if any(result.get("approximate") for result in row) else ""
         more = [] if errors is None else [f"{errors[name]:.1f}" if name in errors else "-"]
-        table.add(name + star, *(f"{v:.2f}" for v in values), f"{sum(values) / len(values):.2f}", *more)
+        table.add(name + star, *shown, f"{sum(values) / len(values):.2f}", *more)
     heading = [
         "accuracy under corruption by severity,",
         f"{results[0]['table']} parameters,",
@@ -139,11 +140,11 @@ def _print_corruptions(results: Sequence[Result], summary: Mapping[str, Any], co
     ]
     print_lines(["", fit_segments(heading, room(console)).replace(",  ", ", ")], console)
     table.print(console)
-    if summary["corruption_accuracy"] is not None:
+    if summary.get("corruption_accuracy") is not None:
         console.print(f"mean of the 15 corruptions: {summary['corruption_accuracy']:.2f} %")
-    if summary["mce"] is not None:
-        console.print(f"mCE {summary['mce']:.2f} % against {plain_text(summary['mce_reference'])}")
-    if any(result["approximate"] for result in results):
+    if summary.get("mce") is not None:
+        console.print(f"mCE {summary['mce']:.2f} % against {plain_text(summary.get('mce_reference'))}")
+    if any(result.get("approximate") for result in results):
         console.print("* approximate: evaluation.json says how")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timm_asap import data
+from timm_asap._io import as_json, disk_errors, is_leftover, remove, replace_file, sync_file
+from timm_asap._lock import LOCK_FILES, folder_lock, refuse_if_locked
 from timm_asap.data.splits import TensorSplit
 from timm_asap.errors import UserError
+from timm_asap.evaluation.processes import resolve_device
 from timm_asap.healing import batchnorm_layers, heal
 from timm_asap.healing.pair import load_pair
 from timm_asap.healing.refit import converted_convolutions
@@ -22,9 +24,8 @@ from timm_asap.screen import ProgressDisplay
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.export import export_model
 from timm_asap.training.facts import hardware, package_versions
-from timm_asap.training.files import replace_text
 from timm_asap.training.plan import Plan
-from timm_asap.training.run_folder import RunFolder
+from timm_asap.training.run_folder import MODEL_FILES, RunFolder
 from timm_asap.zoo import AsapOptions
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_OWN_FILES = (
-    *("model.safetensors", "config.json", "heal.json", "README.md"),
-    *("evaluation.json", "evaluation.safetensors", "comparison.json", "plots"),
+_OF_OLDER_WEIGHTS = (
+    *("evaluation.json", "evaluation.safetensors", "evaluation.partial.safetensors", "comparison.json"),
+    *("plots", "publish"),
 )
+_OWN_FILES = (*MODEL_FILES, "heal.json", "README.md", *_OF_OLDER_WEIGHTS)
 
 
 def run(options: HealOptions) -> None:
@@ -47,7 +49,9 @@ def run(options: HealOptions) -> None:
     Raises:
         UserError: If the model, the data or the folder do not fit.
     """
-    folder, device = _output_folder(options), _device(options.device)
+    folder, device = Path(options.output), resolve_device(options.device)
+    _check_output(folder, options.overwrite)
+    refuse_if_locked(folder)
     plain, model = load_pair(options.model, options.asap_kwargs)
     if not options.refit and not batchnorm_layers(model):
         raise UserError(f"{options.model} has no BatchNorm, and so no statistics to re-estimate: give --refit")
@@ -60,6 +64,16 @@ def run(options: HealOptions) -> None:
             f"{dataset.num_classes}: heal with the data set that the model was trained on"
         )
     plan = _plan(options, dataset, model)
+    with folder_lock(folder, "timm-asap heal"):
+        _check_output(folder, options.overwrite)
+        _heal_and_write(options, plan, plain, device, folder)
+    print(RunFolder(folder).load_line)
+
+
+def _heal_and_write(
+    options: HealOptions, plan: Plan, plain: nn.Module | None, device: torch.device, folder: Path
+) -> None:
+    model, dataset = plan.model, plan.dataset
     architecture = model.pretrained_cfg["architecture"]
     report_on = {"model": options.model, "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
     print(", ".join(f"{name} {value}" for name, value in report_on.items()))
@@ -94,38 +108,35 @@ def run(options: HealOptions) -> None:
         + ", ".join(f"{name} {value:.2f} %" for name, value in accuracy.items())
     )
 
-    export_model(plan, model, folder)
     about = {key: getattr(dataset, key) for key in ("source", "frame", "test_name")}
     record = {**report_on, "dataset": dataset.name, **about}
     record |= {"versions": package_versions(), "hardware": hardware(device)}
     record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
-    replace_text(folder / "heal.json", json.dumps(record, indent=2) + "\n")
-    print(RunFolder(folder).load_line)
+    # the record is on the disk before the weights are replaced, and in its place after them
+    with replace_file(folder / "heal.json") as aside:
+        aside.write_text(as_json(record), encoding="utf-8")
+        sync_file(aside)
+        export_model(plan, model, folder)
+    with disk_errors(f"{folder} cannot be cleared of what the model before it was measured to do"):
+        for name in _OF_OLDER_WEIGHTS:
+            remove(folder / name)
 
 
 def _asap_options(model: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in model._model_args.items() if name in AsapOptions.__dataclass_fields__}
 
 
-def _output_folder(options: HealOptions) -> Path:
-    folder = Path(options.output)
+def _check_output(folder: Path, overwrite: bool) -> None:
+    """See that a model may be written to a folder."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: expected a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        found = {path.name for path in folder.iterdir()}
-        if not found <= set(_OWN_FILES):
-            raise UserError(f"--output {folder} holds other files: choose another folder")
-        if not options.overwrite:
-            raise UserError(f"{folder} already holds a healed model: --overwrite replaces it")
-    return folder
-
-
-def _device(name: str | None) -> torch.device:
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used: {str(error).strip().splitlines()[0]}") from error
+    with disk_errors(f"--output {folder} cannot be read"):
+        there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    found = {name for name in there if name not in LOCK_FILES and not is_leftover(name)}
+    if not found <= set(_OWN_FILES):
+        raise UserError(f"--output {folder} holds other files: choose another folder")
+    if found and not overwrite:
+        raise UserError(f"{folder} already holds a healed model: --overwrite replaces it")
 
 
 def _plan(options: HealOptions, dataset: data.ImageDataset, model: nn.Module) -> Plan:

@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
+from timm_asap._io import write_text
 from timm_asap.errors import UserError
 from timm_asap.hub.card_check import check_card
 from timm_asap.hub.cards import accuracy, robustness
@@ -25,7 +26,6 @@ from timm_asap.hub.cards.origin import Origin
 from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.cards.records import RunRecords, read_records
 from timm_asap.hub.names import check_repo
-from timm_asap.training.files import replace_text
 
 __all__ = ["write_card"]
 
@@ -81,8 +81,8 @@ def write_card(
     check_card(text)
     refuse_token(path.name, text)
     if against is not None:
-        replace_text(folder / COMPARISON, _as_json(records.comparison))
-    replace_text(path, text)
+        write_text(folder / COMPARISON, _as_json(records.comparison))
+    write_text(path, text)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import shlex
 import sys
@@ -11,15 +12,20 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from timm_asap.command_line import flag, read_flags
+from timm_asap._io import cut_path, disk_errors
+from timm_asap.command_line import flag, given_fields, read_flags
 from timm_asap.errors import UserError
-from timm_asap.training.config import TrainConfig
+from timm_asap.training.config import ACTIONS, Given, TrainConfig
 from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
+from timm_asap.training.settle import settle_flags
 
 # Where a moved or prolonged run may differ from what it was started as.
 _MAY_CHANGE_ON_RESUME = frozenset(
     {"epochs", "num_workers", "data_dir", "output", "checkpoint_steps", "keep_checkpoints", "tracker"}
 )
+
+# Flags that do not say what to train.
+_NOT_A_RUN = _MAY_CHANGE_ON_RESUME | ACTIONS
 
 
 def parse(argv: Sequence[str], prog: str | None = None) -> TrainConfig:
@@ -32,25 +38,41 @@ def parse(argv: Sequence[str], prog: str | None = None) -> TrainConfig:
         prog: The program's name in its help; by default what was started.
 
     Raises:
-        UserError: If a flag, a value or a recipe is wrong.
+        UserError: If a flag, a value or a recipe is wrong, flags do not fit each other, or there is no run to resume
+            and nothing says which one to start.
         SystemExit: With code 0, after printing the help that was asked for.
     """
     argv = list(argv)
     first = _first_look(argv)
     recipe = _recipe_for(first)
     defaults = _from_recipe(recipe) if recipe else TrainConfig()
-    if not first.resume:
-        return _parse_flags(argv, defaults, prog)
+    flags = given_fields(argv, TrainConfig)
+    own = frozenset(read_recipe(recipe)) if first.recipe and first.recipe not in shipped_recipes() else frozenset()
+    if first.resume:
+        chosen = {name: getattr(first, name) for name in ("model", "dataset", "output") if getattr(first, name)}
+        folder = replace(defaults, **chosen).run_folder
+        started_as = folder / "config.yaml"
+        if started_as.is_file():
+            before = _from_recipe(started_as)
+            config = _parse_flags(argv, before, prog)
+            _refuse_changes(before, config, folder)
+            return settle_flags(config.given_as(Given(flags, frozenset())))
+        if "output" in flags and not own and first.recipe is None and flags <= _NOT_A_RUN:
+            raise UserError(_no_run(folder))
+    return settle_flags(_parse_flags(argv, defaults, prog).given_as(Given(flags, own)))
 
-    chosen = {name: getattr(first, name) for name in ("model", "dataset", "output") if getattr(first, name)}
-    folder = replace(defaults, **chosen).run_folder
-    started_as = folder / "config.yaml"
-    if not started_as.is_file():
-        return _parse_flags(argv, defaults, prog)
-    before = _from_recipe(started_as)
-    config = _parse_flags(argv, before, prog)
-    _refuse_changes(before, config, folder)
-    return config
+
+def _no_run(folder: Path) -> str:
+    """What to say where there is no run to resume, and nothing says which one to start."""
+    with disk_errors(f"{folder.parent} cannot be read"):
+        beside = sorted(path.parent for path in folder.parent.glob("*/config.yaml")) if folder.parent.is_dir() else []
+    near = difflib.get_close_matches(folder.name, [path.name for path in beside], n=5, cutoff=0.4)
+    shown = [folder.parent / name for name in near] or beside[:5]
+    runs = f"the runs beside it are {', '.join(map(str, shown))}" if shown else f"{folder.parent} holds no run"
+    return (
+        f"--resume: there is no run in {folder}, and no other flag says what to train; {runs}: give the folder of a "
+        "run, or the flags of a new one"
+    )
 
 
 def program() -> str:
@@ -96,12 +118,6 @@ def _to_flags(config: TrainConfig) -> list[str]:
         if name in differing and differing[name] is not None:
             differing[name] = cut_path(differing[name])
     return _spell(differing)
-
-
-def cut_path(name: str) -> str:
-    """A data set, model or folder for others to read: without the folders above it that only its owner has."""
-    source, colon, path = name.rpartition(":")
-    return f"{source}{colon}{Path(path).name}" if path.startswith(("/", "~", "..")) else name
 
 
 def _first_look(argv: list[str]) -> argparse.Namespace:

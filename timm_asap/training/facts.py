@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 
 import timm_asap
-from timm_asap.training.command_line import command, cut_path
+from timm_asap._io import cut_path
+from timm_asap.training.command_line import command
 from timm_asap.training.plan import Plan, count_images
 
 # Data sets that are on the Hub under another name than here.

@@ -48,5 +48,3 @@ class DataOptions:
         check_range(self, "steps_per_epoch shuffle_buffer num_classes", 1)
         if self.streaming and self.steps_per_epoch is None:
             raise UserError("--streaming needs --steps-per-epoch: the length of a stream is not known")
-        if self.streaming and self.val_share:
-            raise UserError("--val-share holds images out of a data set that is on the disk: leave --streaming out")
