@@ -17,7 +17,7 @@ class ModelOptions:
     model: Model = "resnet20_lowres_asap"
     """Any model name of timm, such as resnet50_asap or convnext_tiny, or hf-hub:NAME, or local-dir:FOLDER."""
     pretrained: bool = False
-    """Start from the model's pretrained weights, with the mean and std that they were trained with."""
+    """Start from the model's pretrained weights, with the image size, mean and std that they were trained with."""
     asap_window: Annotated[str | None, metavar("asap|hamming|flc")] = None
     """Window of an *_asap model; by default asap."""
     asap_boundary: Annotated[str | None, metavar("circular|reflect|zero")] = None
@@ -34,7 +34,7 @@ class ModelOptions:
     """Further keywords of timm.create_model, as JSON: '{"global_pool": "max"}'."""
     image_size: int | None = None
     """Side in pixels of large images in testing and, unless --train-image-size says otherwise, in training; by default
-    the 224 of most networks."""
+    that of the pretrained weights, or 224."""
     train_image_size: int | None = None
     """Side in pixels of large images in training."""
     crop_pct: float | None = None
