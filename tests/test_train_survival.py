@@ -88,7 +88,7 @@ def test_two_signals_stop_at_once_and_say_how_to_go_on(data_dir, tmp_path, monke
     assert main(tiny_flags(data_dir, tmp_path / "run", epochs=EPOCHS)) == 130
     error = capsys.readouterr().err
     assert error.startswith("train.py: interrupted; ")
-    assert f"Go on with: python train.py --output {tmp_path / 'run'} --resume" in error
+    assert f"To continue: timm-asap train --output {tmp_path / 'run'} --resume" in error
     assert newest_state(tmp_path / "run")["position"]["step"] == 4
 
 

@@ -230,6 +230,7 @@ class ProgressDisplay:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._silent = silent
         self._prints = not silent and not self._console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -262,6 +263,12 @@ class ProgressDisplay:
         self._text = text
         self._bar.update(self._task, description=text)
         self._say()
+
+    def say(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self._silent:
+            begin = f"{self._name}: " if self._name else ""
+            self._console.print(begin + text)
 
     def advance(self, amount: float = 1) -> None:
         """Count what was done."""

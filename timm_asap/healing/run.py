@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from timm_asap import data
+from timm_asap import data, threads
 from timm_asap._io import as_json, disk_errors, is_leftover, remove, replace_file, sync_file
 from timm_asap._lock import LOCK_FILES, folder_lock, refuse_if_locked
 from timm_asap.data.splits import TensorSplit
@@ -86,7 +86,11 @@ def _heal_and_write(
     passes = 1 + (len(converted_convolutions(model)) if options.refit else 0)
     tests = 2 if plain is None else 3
     accuracy = {}
-    with ProgressDisplay(passes * len(images) + tests * len(test), name="timm-asap heal") as display:
+    total = passes * len(images) + tests * len(test)
+    with threads.thread_count(), ProgressDisplay(total, name="timm-asap heal") as display:
+        if device.type == "cpu" and not threads.set_by_user() and threads.cores() > 1:
+            work = threads.forward_pass(model, plan.input_size)
+            display.say(str(threads.choose_threads(work, options.batch_size)))
         if plain is not None:
             accuracy["plain"] = _accuracy(plain.to(device), _Counted(test, display, "testing the original"), device)
         accuracy["before"] = _accuracy(model, _Counted(test, display, "testing before healing"), device)
@@ -101,6 +105,7 @@ def _heal_and_write(
             )
         except ValueError as error:
             raise UserError(f"{options.model} cannot be healed: {error}") from error
+        used = hardware(device)
         accuracy["healed"] = _accuracy(model, _Counted(test, display, "testing"), device)
     print(report)
     print(
@@ -110,7 +115,7 @@ def _heal_and_write(
 
     about = {key: getattr(dataset, key) for key in ("source", "frame", "test_name")}
     record = {**report_on, "dataset": dataset.name, **about}
-    record |= {"versions": package_versions(), "hardware": hardware(device)}
+    record |= {"versions": package_versions(), "hardware": used}
     record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
     # the record is on the disk before the weights are replaced, and in its place after them
     with replace_file(folder / "heal.json") as aside:

@@ -35,6 +35,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
         "command": command(plan.config, _launcher(accelerator)),
         "versions": package_versions(),
         "hardware": hardware(accelerator.device),
+        "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "model": {"name": cut_path(plan.config.model), "parameters": plan.parameters, "input_size": plan.input_size},
@@ -82,5 +83,9 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{platform.machine()} CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+        return f"{platform.machine()} CPU, {_threads(torch.get_num_threads())} of {os.cpu_count()} cores"
     return device.type
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
