@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from timm_asap._interrupt import StopRequest
 from timm_asap.command_line import parse
-from timm_asap.errors import INTERRUPTED
+from timm_asap.errors import INTERRUPTED, UserError
 from timm_asap.evaluation.config import EvaluateConfig
 
 
@@ -39,3 +40,18 @@ def main(argv: Sequence[str]) -> None:
         print_records(records, screen())
         for record in records:
             print(f"wrote {record.path}")
+            _renew_card(record.path.parent)
+
+
+def _renew_card(folder: Path) -> None:
+    """The card of a run says that robustness was not measured: write it anew, or say what stands in the way."""
+    from timm_asap.hub.card import write_card
+    from timm_asap.hub.cards.records import is_run
+
+    if not is_run(folder):
+        return
+    try:
+        print(f"wrote {write_card(folder)}")
+    except UserError as error:
+        print(f"{folder / 'README.md'} is as it was: {error}")
+        print(f"to write it anew: timm-asap card {shlex.quote(str(folder))}")

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timm_asap import data, threads
-from timm_asap._io import as_json, disk_errors, is_leftover, remove, replace_file, sync_file
+from timm_asap._io import as_json, cut_path, disk_errors, is_leftover, remove, replace_file, sync_file
 from timm_asap._lock import LOCK_FILES, folder_lock, refuse_if_locked
 from timm_asap.data.splits import TensorSplit
 from timm_asap.errors import UserError
@@ -20,6 +20,7 @@ from timm_asap.evaluation.processes import resolve_device
 from timm_asap.healing import batchnorm_layers, heal
 from timm_asap.healing.pair import load_pair
 from timm_asap.healing.refit import converted_convolutions
+from timm_asap.hub.card import write_card
 from timm_asap.screen import ProgressDisplay
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.export import export_model
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_WHERE_THE_DATA_ARE = ("data_dir", "image_key", "label_key")
 _OF_OLDER_WEIGHTS = (
     *("evaluation.json", "evaluation.safetensors", "evaluation.partial.safetensors", "comparison.json"),
     *("plots", "publish"),
@@ -67,6 +69,8 @@ def run(options: HealOptions) -> None:
     with folder_lock(folder, "timm-asap heal"):
         _check_output(folder, options.overwrite)
         _heal_and_write(options, plan, plain, device, folder)
+        card = write_card(folder)
+    print(f"wrote {card}; it says how robustness is measured")
     print(RunFolder(folder).load_line)
 
 
@@ -114,7 +118,8 @@ def _heal_and_write(
     )
 
     about = {key: getattr(dataset, key) for key in ("source", "frame", "test_name")}
-    record = {**report_on, "dataset": dataset.name, **about}
+    record = {**report_on, "dataset": dataset.name, **about, "small": isinstance(dataset.test, TensorSplit)}
+    record |= {name: cut_path(value) for name in _WHERE_THE_DATA_ARE if (value := getattr(options, name)) is not None}
     record |= {"versions": package_versions(), "hardware": used}
     record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
     # the record is on the disk before the weights are replaced, and in its place after them

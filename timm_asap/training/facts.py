@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 import timm_asap
 from timm_asap._io import cut_path
+from timm_asap.data import TensorSplit
 from timm_asap.training.command_line import command
 from timm_asap.training.plan import Plan, count_images
 
@@ -44,6 +45,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "hub_id": hub_id,
             "source": data.source,
             "frame": data.frame,
+            "small": isinstance(data.test, TensorSplit),
             "classes": data.num_classes,
             "train_images": count_images(data.train),
             "val_images": None if data.val is None else len(data.val),
