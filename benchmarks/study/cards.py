@@ -68,7 +68,8 @@ def main() -> None:
             figure = save_png(draw_summary([{**content, "model": {"name": name}}]), CARDS / f"{name}.png")
             card = CARDS / f"{name}.md"
             # what is written by hand: a card takes it over from the one before
-            write_text(card, f"---\nlicense: mit\n---\n{MARK} -->\n{wrap('notes', _OF_THE_STUDY.format(seeds=len(SEEDS)))}\n")
+            note = wrap("notes", _OF_THE_STUDY.format(seeds=len(SEEDS)))
+            write_text(card, f"---\nlicense: mit\n---\n{MARK} -->\n{note}\n")
             print(write_card(folder, against=plain, shipped_as=name, output=card, figure=figure.name))
             plain = plain or folder
 
