@@ -18,6 +18,7 @@ from timm_asap.evaluation.plots import (
     draw_corruptions,
     draw_shift,
     draw_spectra,
+    draw_summary,
     save_plots,
     save_png,
 )
@@ -74,7 +75,7 @@ def two():
     return [record("resnet50_asap.a_long_recipe_in1k"), record("runs/plain", 80.0, 10.0)]
 
 
-FIGURES = (draw_corruptions, draw_attacks, draw_shift, draw_aliasing, draw_spectra)
+FIGURES = (draw_corruptions, draw_attacks, draw_shift, draw_aliasing, draw_spectra, draw_summary)
 
 
 @styled
@@ -180,6 +181,22 @@ def test_a_corruption_curve_is_of_one_set_of_images():
     assert 0 not in curve(draw_corruptions([some]), 1, 0)
 
 
+def test_a_summary_is_a_bar_for_each_kind_of_measurement(two):
+    figure = draw_summary(two)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[:5] == [
+        "clean accuracy",
+        "noise (1 corruption)",
+        "weather (2 corruptions)",
+        "digital (2 corruptions)",
+        "AutoAttack, eps 1/255",
+    ]
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths[:3] == pytest.approx([90, 75, 75])  # means over the severities 1 to 5
+    assert labels[5:] == ["same answer, circular shift by 1 px", "same answer, crop shift by 1 px"]
+    assert len(widths) == 2 * len(labels)
+
+
 def test_many_rows_of_a_contact_sheet_fit_a_screen():
     cell = SheetCell(torch.zeros(1, 32, 32), "bag", True)
     rows = [(f"corruption_{i}", [cell] * 5) for i in range(15)]
@@ -246,12 +263,14 @@ def test_plots_are_files_and_only_of_what_was_measured(two, tmp_path):
         "shift.png",
         "aliasing.png",
         "spectra.png",
+        "summary.png",
     }
     assert imread(written[0]).shape[1] == 1040
     clean_only = {"model": {"name": "m"}, "results": two[0]["results"][:1]}
     assert save_plots([clean_only], tmp_path / "none") == []
     shift_only = {"model": {"name": "m"}, "results": [r for r in two[0]["results"] if r["measure"] == "shift"]}
-    assert [path.name for path in save_plots([clean_only, shift_only], tmp_path / "some")] == ["shift.png"]
+    some = save_plots([clean_only, shift_only], tmp_path / "some")
+    assert [path.name for path in some] == ["shift.png", "summary.png"]
 
 
 def test_a_failed_save_leaves_the_old_file(two, tmp_path, monkeypatch):
