@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import tyro
@@ -15,6 +17,7 @@ import tyro
 from timm_asap.command_line import Folder, Model, Name, parse
 from timm_asap.demo import CLEAN
 from timm_asap.errors import UserError, unknown_name
+from timm_asap.text import plain_text
 
 if TYPE_CHECKING:
     from timm_asap.demo.models import DemoPair
@@ -89,6 +92,8 @@ def _write(options: DemoOptions, pair: DemoPair) -> None:
 
 
 def _serve(options: DemoOptions, pair: DemoPair) -> None:
+    # a service that is stopped deletes what visitors left, too
+    signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory(prefix="timm_asap_demo_") as folder:
         from timm_asap.demo.examples import write_examples
 
@@ -112,5 +117,13 @@ def _serve(options: DemoOptions, pair: DemoPair) -> None:
         except OSError as error:
             raise UserError(f"the page cannot be served: {' '.join(str(error).split())}") from error
         address = app.share_url or app.local_url
-        print(f"{pair.twin.title} beside {pair.plain.title}: {address} (Ctrl-C ends it)", flush=True)
-        app.block_thread()
+        title = f"{plain_text(pair.twin.title)} beside {plain_text(pair.plain.title)}"
+        print(f"{title}: {address} (Ctrl-C ends it)", flush=True)
+        try:
+            app.block_thread()
+        finally:
+            app.close(verbose=False)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
