@@ -98,7 +98,7 @@ class TestCommand:
         [
             (["resnet1"], "unknown model 'resnet1': closest matches"),
             (["resnet18.a9_in1k"], "unknown tag of resnet18 'a9_in1k'"),
-            (["resnet20_lowres"], "resnet20_lowres has no pretrained weights; with weights: resnet20_lowres.fashion_mnist"),
+            (["resnet20_lowres"], "with weights: resnet20_lowres.fashion_mnist"),
             (["no/folder"], "model local-dir:no/folder cannot be loaded"),
             (["test_resnet", "--limit", "1"], "--limit: expected 2 or more, got 1"),
             (["test_resnet", "--stem", "yes"], "--stem: unknown stem 'yes'"),

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from timm_asap import reference, spectral, zoo
     from timm_asap.convert import convert
     from timm_asap.healing import heal
-    from timm_asap.hub import load
     from timm_asap.layers import AsapPool2d, LowPass2d, asap_pool2d, lowpass2d
     from timm_asap.reparameterize import reparameterize
+    from timm_asap.zoo import load
 
 __version__ = "0.1.0"
 
@@ -38,11 +38,12 @@ _NAMES = {
     "LowPass2d": "timm_asap.layers",
     "asap_pool2d": "timm_asap.layers",
     "convert": "timm_asap.convert",
+    "load": "timm_asap.zoo",
     "lowpass2d": "timm_asap.layers",
     "reparameterize": "timm_asap.reparameterize",
 }
 # What most programs do not need is imported when it is first asked for.
-_LATER = {"heal": "timm_asap.healing", "load": "timm_asap.hub"}
+_LATER = {"heal": "timm_asap.healing"}
 
 if not TYPE_CHECKING:  # for a type checker, a name that is not listed does not exist
     __getattr__ = lazy_names(__name__, _NAMES | _LATER)

@@ -8,18 +8,23 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from filelock import FileLock, Timeout
 
 from timm_asap._io import disk_errors, is_alive, remove_leftovers, write_text
 from timm_asap.errors import UserError
 
-__all__ = ["LOCK_FILES", "folder_lock", "refuse_if_locked", "shared_folder_lock"]
+__all__ = ["LOCK_FILES", "folder_lock", "locks_folder", "refuse_if_locked", "shared_folder_lock"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _LOCK, _HOLDER = ".timm_asap.lock", ".timm_asap.holder"
 
@@ -105,6 +110,31 @@ def shared_folder_lock(folder: Path, program: str) -> Iterator[None]:
         if refusal[0] is not None:
             raise UserError(refusal[0])
         yield
+
+
+def locks_folder(program: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorate a function whose first argument is a folder that it writes to: `folder_lock` holds while it runs.
+
+    A folder that is not there, or may not be written to, is left to the function, which says so.
+
+    Args:
+        program: As of `folder_lock`.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        first = next(iter(signature(function).parameters))
+
+        @wraps(function)
+        def locked(*args: P.args, **kwargs: P.kwargs) -> T:
+            folder = Path(args[0] if args else kwargs[first])
+            if not folder.is_dir() or not os.access(folder, os.W_OK):
+                return function(*args, **kwargs)
+            with folder_lock(folder, program):
+                return function(*args, **kwargs)
+
+        return locked
+
+    return decorate
 
 
 def refuse_if_locked(folder: Path) -> None:

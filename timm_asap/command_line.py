@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import json
 import re
 import shutil
 import sys
 import textwrap
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,6 +32,7 @@ __all__ = [
     "Boundary",
     "File",
     "Folder",
+    "JsonList",
     "Layout",
     "Model",
     "Name",
@@ -41,9 +43,13 @@ __all__ = [
     "metavar",
     "parse",
     "read_flags",
+    "renamed_flags",
+    "spelled_as_json",
 ]
 
 T = TypeVar("T")
+
+_RENAMED = {"--skip-corrupt": "--skip-unreadable", "--no-skip-corrupt": "--no-skip-unreadable"}
 
 # Defaults that say nothing: the text of such a flag tells what happens without it.
 _UNSAID = frozenset({"None", "null", "False", "", "{}", "'{}'"})
@@ -73,6 +79,47 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def spelled_as_json(metavar: str, accepts: Callable[[Any], bool]) -> PrimitiveConstructorSpec:
+    """A flag spelled as in JSON and YAML.
+
+    Args:
+        metavar: How the help calls its value.
+        accepts: Whether a value will do.
+    """
+
+    def read(words: list[str]) -> Any:
+        try:
+            value = json.loads(words[0])
+        except json.JSONDecodeError:
+            value = None if words[0] == "None" else words[0]
+        if not accepts(value):
+            raise ValueError(f"got {words[0]!r}")
+        return value
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=read,
+        is_instance=lambda value: value is None or isinstance(value, (bool, str, dict, list, tuple)),
+        str_from_instance=lambda value: [str(value) if isinstance(value, str) else json.dumps(value)],
+    )
+
+
+JsonList = Annotated[list[str] | None, spelled_as_json("JSON-LIST", lambda value: value is None or type(value) is list)]
+
+
+def renamed_flags(argv: Sequence[str]) -> list[str]:
+    """The words of a command line with flags that had another name once under their own; each is said."""
+    words = []
+    for word in argv:
+        old, equals, value = word.partition("=")
+        new = _RENAMED.get(old)
+        if new is not None:
+            print(f"DeprecationWarning: {old} is called {new} now", file=sys.stderr)
+        words.append(word if new is None else f"{new}{equals}{value}")
+    return words
+
+
 def parse(options: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
     """As :func:`read_flags`, and then register the twins in timm: what takes seconds comes after the refusals."""
     values = read_flags(options, argv, prog, default)
@@ -97,7 +144,7 @@ def read_flags(
             check. Arguments that are missing are listed one a line.
         SystemExit: With code 0, after printing the help that was asked for.
     """
-    words = list(argv)
+    words = renamed_flags(argv)
     flags = [_Flag.of(f, hint, options) for f, hint in zip(fields(options), _hints(options), strict=True)]
     if only is not None:
         flags = [f for f in flags if f.name in only]
@@ -144,12 +191,15 @@ class _Flag:
     metadata: tuple[Any, ...]
     field: Field[Any]
     owner: type
+    """The dataclass that declared it first: its concern."""
+    described_by: type
+    """The one that says last what it is."""
 
     @classmethod
     def of(cls, field: Field[Any], hint: Any, options: type) -> _Flag:
         kind, metadata = _unwrap(hint)
-        owner = next(base for base in reversed(options.__mro__) if field.name in getattr(base, "__annotations__", {}))
-        return cls(field.name, kind, metadata, field, owner)
+        declaring = [base for base in options.__mro__ if field.name in inspect.get_annotations(base)]
+        return cls(field.name, kind, metadata, field, declaring[-1], declaring[0])
 
     @property
     def is_positional(self) -> bool:
@@ -187,7 +237,7 @@ class _Flag:
 
     @property
     def help(self) -> str:
-        return _docs(self.owner).get(self.name, "")
+        return _docs(self.described_by).get(self.name, "")
 
     def as_tyro(self) -> Any:
         """The type as tyro shall read it."""
@@ -266,8 +316,8 @@ def _group_names(options: type, flags: Sequence[_Flag]) -> list[str]:
 
 
 def _concern(owner: type) -> str:
-    """`ModelOptions` holds the flags of the group "model"."""
-    return owner.__name__.removesuffix("Options").lower()
+    """`ModelOptions` holds the flags of the group "model", `DataSource` those of "data"."""
+    return owner.__name__.removesuffix("Options").removesuffix("Source").lower()
 
 
 def _default_of(f: _Flag, default: Any) -> Any:
@@ -301,7 +351,7 @@ def _refusal(box: str, flags: Sequence[_Flag], prog: str) -> UserError:
     spelled = {flag(f.name): f for f in flags}
     if found := re.match(r"Error parsing (--[\w-]+)\S*: (.*)", message):
         form = spelled[found[1]].spelled if found[1] in spelled else found[1]
-        what = re.sub(r"^no type matching .* could be instantiated from \[(.*)\]\.?$", r"got \1", found[2])
+        what = re.sub(r"^no type matching .* could be instantiated from \[(.*)\]\.?$", r"got \1", found[2].rstrip("."))
         return UserError(f"{found[1]}: {what}; expected {form}")
     if found := re.match(r"invalid choice '(.*)' for argument '(--[\w-]+)'", message):
         f = spelled.get(found[2])

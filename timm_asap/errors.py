@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from timm_asap.text import as_text
+
 REFUSED = 2
 """Exit code of a program that the user can put right."""
 
@@ -73,13 +75,18 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     try:
         return program() or 0
     except UserError as error:
-        return _say(name, f"error: {error}", REFUSED)
+        return _say(name, f"error: {as_text(error)}", REFUSED)
     except KeyboardInterrupt as stop:
         return _say(name, str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # who reads the output has gone, as `| head` does: nothing more can be said, not even by Python at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return REFUSED
+    except RuntimeError as error:
+        # PyTorch's way to say that /dev/shm is full, as it is in containers that get 64 MB of it
+        if "file </torch_" not in str(error):
+            raise
+        return _say(name, f"error: no room in shared memory ({first_line(error)}): give /dev/shm more", REFUSED)
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         return _say(name, f"error: {where}{error.strerror or first_line(error)}", REFUSED)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
+from timm_asap._io import disk_errors
 from timm_asap.command_line import STEM, Boundary, Folder, Layout, Stem, Window, metavar, parse
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.screen import Column, ScreenTable, print_lines, screen
@@ -94,10 +95,9 @@ def _empty_folder(output: str) -> Path:
 def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
     """Build the twin with the weights that were named and write it; nothing is left behind where that fails."""
     import timm
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from timm.models import get_pretrained_cfg, split_model_name_tag
 
-    from timm_asap.zoo import is_shipped, is_twin, twin_names
+    from timm_asap.zoo import create_model, is_shipped, is_twin, twin_names
     from timm_asap.zoo.asap_twins import SUFFIX
 
     architecture, tag = split_model_name_tag(plain)
@@ -109,11 +109,12 @@ def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
         cfg = get_pretrained_cfg(named).to_dict()
         overlay = {key: value for key, value in cfg.items() if key not in ("architecture", "tag")}
     try:
-        model = timm.create_model(twin, pretrained=True, pretrained_cfg_overlay=overlay, **asdict(asap))
-    except (RuntimeError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"the weights of {plain} cannot be had: {str(error).strip().splitlines()[0]}") from error
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        model = create_model(twin, plain, pretrained=True, pretrained_cfg_overlay=overlay, **asdict(asap))
+    except UserError as error:
+        raise UserError(f"the weights of {plain} are not available: {error}") from error
+    with disk_errors(f"--output {folder} cannot be written"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(f"--output {folder} cannot be written"), tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         timm.models.save_for_hf(model, aside, safe_serialization=True)
         config_file = Path(aside) / "config.json"
         config = json.loads(config_file.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from timm_asap._interrupt import StopRequest
-from timm_asap.command_line import parse
+from timm_asap.command_line import given_fields, parse
 from timm_asap.errors import INTERRUPTED, UserError
 from timm_asap.evaluation.config import EvaluateConfig
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         SystemExit: With code 130 where Ctrl-C ended it.
     """
-    config = parse(EvaluateConfig, argv, prog="timm-asap evaluate")
+    config = parse(EvaluateConfig, argv, prog="timm-asap evaluate").given_as(given_fields(argv, EvaluateConfig))
     # torch and timm: not for the help
     from timm_asap.evaluation.finish import launcher
     from timm_asap.evaluation.processes import Processes
@@ -39,6 +39,8 @@ def main(argv: Sequence[str]) -> None:
     if records:
         print_records(records, screen())
         for record in records:
+            if doubt := record.content["summary"].get("below_chance"):
+                print(f"{record.name}: {doubt}", file=sys.stderr)
             print(f"wrote {record.path}")
             _renew_card(record.path.parent)
 

@@ -37,10 +37,9 @@ def main(argv: Sequence[str]) -> None:
     if file.exists() and not options.overwrite:
         raise UserError(f"--onnx {file} is there already: --overwrite replaces it")
     # torch and timm: not for the help
-    from timm_asap.hub.loading import load
     from timm_asap.hub.onnx_export import export_onnx
+    from timm_asap.zoo import load, model_folder
 
-    name = options.model
-    model = load(f"local-dir:{name}" if ":" not in name and ("/" in name or Path(name).is_dir()) else name)
+    model = load(model_folder(options.model))
     report = export_onnx(model, file, opset=options.opset, include_normalization=options.include_normalization)
     print(report)

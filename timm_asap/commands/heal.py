@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import tyro
 
 from timm_asap.command_line import STEM, Boundary, Folder, Layout, Model, Name, Stem, Window, parse
+from timm_asap.data.options import DataSource
 from timm_asap.errors import UserError, check_seed
 
 
 @dataclass(frozen=True)
-class HealOptions:
+class HealOptions(DataSource):
     """Swap the strides of a trained network, and repair it with the training images of a data set, without labels."""
 
     sections: ClassVar = {
-        "dataset": "data",
         "output": "",
-        "data_dir": "data",
         "refit": "healing",
         "layout": "conversion",
         "device": "",
@@ -27,16 +26,10 @@ class HealOptions:
 
     model: tyro.conf.Positional[Model]
     """A run folder, a pretrained model of timm such as resnet50.a1_in1k, its twin, or hf-hub:NAME."""
-    dataset: Name
+    dataset: Name = field(kw_only=True)
     """The data set that the model was trained on, as train.py names it."""
-    output: Folder
+    output: Folder = field(kw_only=True)
     """Folder to write: model.safetensors and config.json, as timm loads them, and heal.json."""
-    data_dir: Folder | None = None
-    """Folder that holds the files of the data set."""
-    image_key: Name | None = None
-    """Column that holds the images; by default the only one that does."""
-    label_key: Name | None = None
-    """Column that holds the labels; by default the only one that does."""
     refit: bool = False
     """Also refit each converted convolution to the plain network's outputs."""
     ridge: float | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import timm_asap
@@ -23,6 +24,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse(argv, prog=program())
     # torch and timm: not for the help
     timm_asap.register()
+    from timm_asap.evaluation.intervals import below_chance
     from timm_asap.hub import write_card
     from timm_asap.training.loop import train
     from timm_asap.training.plan import describe, make_plan
@@ -44,6 +46,8 @@ def main(argv: Sequence[str]) -> None:
         f"after {result.epochs} epochs, {result.seconds:.0f} s"
     )
     print(result.load_line)
+    if doubt := below_chance(result.test_accuracy, result.test_images, result.classes):
+        print(f"{program()}: {doubt}", file=sys.stderr)
 
 
 def _interrupted(config: TrainConfig) -> str:

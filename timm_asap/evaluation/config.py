@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -11,6 +13,7 @@ import tyro
 
 from timm_asap.adversarial import NORMS, parse_eps
 from timm_asap.command_line import File, Folder, Name, metavar
+from timm_asap.data.options import DataSource
 from timm_asap.errors import UserError, check_seed, unknown_name
 from timm_asap.evaluation.attacks import ATTACKS
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
@@ -43,7 +46,7 @@ ACTIONS = frozenset(
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(DataSource):
     """Measure how robust trained models are: clean, corrupted, attacked, shifted, aliased."""
 
     sections: ClassVar = {
@@ -56,19 +59,9 @@ class EvaluateConfig:
 
     models: tyro.conf.Positional[Annotated[tuple[str, ...], metavar("MODEL [MODEL ...]")]]
     """Run folders, pretrained models of timm such as resnet50.a1_in1k, their twins, or hf-hub:NAME."""
-    dataset: Name
+    dataset: Name = field(kw_only=True)
     """The data set, as train.py names it, or imagenet-c, cifar10-c, imagenet-a, imagenet-r, imagenet-v2 or
     class-folders, read from --data-dir as they are."""
-    data_dir: Folder | None = None
-    """Folder that holds the files of the data set."""
-    image_key: Name | None = None
-    """Column that holds the images; by default the only one that does."""
-    label_key: Name | None = None
-    """Column that holds the labels; by default the only one that does."""
-    train_split: Name | None = None
-    """Split that the models were trained on; by default train."""
-    test_split: Name | None = None
-    """Split to measure on; by default test or validation, or the fifth that training held out."""
     split: Annotated[str, metavar("|".join(SPLITS))] = "test"
     """test, or all: every image of a data set that no model was trained on."""
 
@@ -128,6 +121,9 @@ class EvaluateConfig:
     overwrite: bool = False
     """Replace the evaluation in the output folder."""
 
+    # which fields were asked for: what no flag sets, and so without a type, which would make a field of it
+    _given = None
+
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen for everybody else
         for name in ("measures", "corruptions", "attacks", "eps", "shifts"):
@@ -174,6 +170,23 @@ class EvaluateConfig:
             raise UserError(f"--eps: expected each once, got {' '.join(self.eps)}")
 
     @property
+    def given(self) -> frozenset[str]:
+        """The fields that were asked for; of a configuration made in Python, those that are not at their defaults."""
+        if self._given is not None:
+            return self._given
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+
+    def given_as(self, given: frozenset[str]) -> EvaluateConfig:
+        """The same configuration, knowing which fields were asked for."""
+        config = copy.copy(self)
+        object.__setattr__(config, "_given", given)
+        return config
+
+    def changed(self, **changes: Any) -> EvaluateConfig:
+        """A configuration with other values, which keeps in mind what was asked for."""
+        return replace(self, **changes).given_as(self.given)
+
+    @property
     def eps_values(self) -> tuple[float, ...]:
         """`eps`, or the default, as numbers on the [0, 1] pixel scale.
 
@@ -202,6 +215,8 @@ class EvaluateConfig:
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             elif isinstance(value, tuple):
                 words += [f"--{flag}", *map(str, value)]
+            elif isinstance(value, list):
+                words += [f"--{flag}", json.dumps(value)]
             else:
                 words += [f"--{flag}", str(value)]
         return words
@@ -210,6 +225,7 @@ class EvaluateConfig:
         """The fields that decide the numbers, by flag, as JSON values."""
         values = {f"--{f.name.replace('_', '-')}": getattr(self, f.name) for f in fields(self) if f.name not in ACTIONS}
         values["--eps"] = self.eps_values
+        values["--skip-unreadable"] = self.skip_unreadable or None  # as if it were not there, as it once was not
         return {flag: list(value) if isinstance(value, tuple) else value for flag, value in values.items()}
 
     def output_folder(self, name: str) -> Path:

@@ -49,7 +49,7 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
         produced=_produced_by(job, processes),
         results=results,
         summary={
-            **summarize(results, masking_warnings(results), reference),
+            **summarize(results, masking_warnings(results), reference, job.data.dataset.num_classes),
             "attacked_clean": clean_of_attacked(measured.right, sample_ids),
         },
     )

@@ -75,5 +75,6 @@ def resolve_device(name: str | None) -> torch.device:
         if total.item() != 2:
             raise RuntimeError("it does not add")
     except Exception as error:  # a missing backend shows itself as any of a dozen kinds
-        raise UserError(f"--device {name} cannot be used: {first_line(error)}; expected cpu or cuda") from error
+        why = first_line(error).split(". ")[0][:120]
+        raise UserError(f"--device {name} cannot be used: {why}; expected cpu or cuda") from error
     return total.device

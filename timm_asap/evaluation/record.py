@@ -13,7 +13,7 @@ import torch
 
 from timm_asap._io import cut_path, disk_errors, read_json
 from timm_asap.errors import UserError
-from timm_asap.evaluation.intervals import WILSON, wilson_interval
+from timm_asap.evaluation.intervals import WILSON, below_chance, wilson_interval
 from timm_asap.evaluation.mce import (
     corruption_accuracy,
     corruption_cells,
@@ -118,15 +118,19 @@ def describe_data(data: MeasuredData, hub_id: str | None) -> dict[str, Any]:
     }
 
 
-def summarize(results: list[Mapping[str, Any]], warnings: list[str], reference: Record | None) -> dict[str, Any]:
+def summarize(
+    results: list[Mapping[str, Any]], warnings: list[str], reference: Record | None, classes: int
+) -> dict[str, Any]:
     """The record's `summary`.
 
     Args:
         results: All entries.
         warnings: Of gradient masking.
         reference: Record of the model to give mCE against; one that `check_reference` has seen.
+        classes: How many classes the data have.
     """
     clean = next((r["accuracy"] for r in results if r["measure"] == "clean"), None)
+    doubt = next((below_chance(r["accuracy"], r["images"], classes) for r in results if r["measure"] == "clean"), None)
     cells = corruption_cells(results)
     summary: dict[str, Any] = {
         "clean_accuracy": clean,
@@ -135,6 +139,7 @@ def summarize(results: list[Mapping[str, Any]], warnings: list[str], reference: 
         "mce_reference": None,
         "corruption_errors": None,
         "gradient_masking": warnings,
+        "below_chance": doubt,
     }
     if reference is not None and cells is not None:
         errors = corruption_errors(cells, corruption_cells(reference.content["results"]))

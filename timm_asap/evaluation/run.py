@@ -22,6 +22,7 @@ from timm_asap.evaluation.jobs import Job, prepare, take_up
 from timm_asap.evaluation.per_image import Measured, Unfinished
 from timm_asap.evaluation.pictures import draw_joint_plots, draw_plots
 from timm_asap.evaluation.pixels import PixelBatches
+from timm_asap.evaluation.plan import settle_files
 from timm_asap.evaluation.processes import Processes
 from timm_asap.evaluation.record import Record, read_record
 from timm_asap.evaluation.sources import load_data
@@ -51,7 +52,11 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
     """
     processes = Processes(config.device)
     reference = None if config.reference is None else read_record(config.reference)
+    config, notes = settle_files(config)
     data = load_data(config)
+    if processes.is_main:
+        for line in (f"{len(data.split):,} images of {data.split_name}: {data.dataset.source}", *data.dataset.notes):
+            print(line)
     jobs = [prepare(config, name, data, processes.device, reference) for name in config.models]
     _check_folders([job.folder for job in jobs])
     with ExitStack() as stack:
@@ -59,6 +64,8 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
             stack.enter_context(shared_folder_lock(job.folder, "timm-asap evaluate"))
         jobs = [take_up(job) for job in jobs]
         processes.wait()  # every process has looked at the folders before one of them writes
+        for note in dict.fromkeys([*notes, *(note for job in jobs for note in job.notes)]) if processes.is_main else ():
+            print(f"adapted: {note}")
         return _measure(config, jobs, processes, reference)
 
 

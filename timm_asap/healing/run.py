@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ from torch.utils.data import DataLoader
 from timm_asap import data, threads
 from timm_asap._io import as_json, cut_path, disk_errors, is_leftover, remove, replace_file, sync_file
 from timm_asap._lock import LOCK_FILES, folder_lock, refuse_if_locked
+from timm_asap.data.labels import match_labels, renumbered
 from timm_asap.data.splits import TensorSplit
 from timm_asap.errors import UserError
+from timm_asap.evaluation.intervals import below_chance
 from timm_asap.evaluation.processes import resolve_device
 from timm_asap.healing import batchnorm_layers, heal
 from timm_asap.healing.pair import load_pair
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-_WHERE_THE_DATA_ARE = ("data_dir", "image_key", "label_key")
+_WHERE_THE_DATA_ARE = ("data_dir", "image_key", "label_key", "train_split", "test_split")
 _OF_OLDER_WEIGHTS = (
     *("evaluation.json", "evaluation.safetensors", "evaluation.partial.safetensors", "comparison.json"),
     *("plots", "publish"),
@@ -57,14 +60,10 @@ def run(options: HealOptions) -> None:
     plain, model = load_pair(options.model, options.asap_kwargs)
     if not options.refit and not batchnorm_layers(model):
         raise UserError(f"{options.model} has no BatchNorm, and so no statistics to re-estimate: give --refit")
-    dataset = data.load_dataset(
-        options.dataset, options.data_dir, image_key=options.image_key, label_key=options.label_key
-    )
-    if model.num_classes != dataset.num_classes:
-        raise UserError(
-            f"{options.model} tells {model.num_classes} classes apart, and {options.dataset} has "
-            f"{dataset.num_classes}: heal with the data set that the model was trained on"
-        )
+    dataset = options.load_data()
+    for line in (dataset.source, *dataset.notes):
+        print(line)
+    dataset = _in_the_models_order(options, dataset, model)
     plan = _plan(options, dataset, model)
     with folder_lock(folder, "timm-asap heal"):
         _check_output(folder, options.overwrite)
@@ -82,10 +81,12 @@ def _heal_and_write(
     report_on = {"model": options.model, "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
     print(", ".join(f"{name} {value}" for name, value in report_on.items()))
 
-    test = _loader(plan, dataset.test)
+    measured = data.leave_out_unreadable(dataset.test) if options.skip_unreadable else dataset.test
+    test = _loader(plan, measured)
     model.to(device)
     few = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(options.seed))[: options.limit]
-    images = _loader(plan, dataset.train.select(few))
+    chosen = dataset.train.select(few)
+    images = _loader(plan, data.leave_out_unreadable(chosen) if options.skip_unreadable else chosen)
     # a pass for each layer that is refitted, and one for the statistics
     passes = 1 + (len(converted_convolutions(model)) if options.refit else 0)
     tests = 2 if plain is None else 3
@@ -113,15 +114,18 @@ def _heal_and_write(
         accuracy["healed"] = _accuracy(model, _Counted(test, display, "testing"), device)
     print(report)
     print(
-        f"accuracy on {dataset.test_name} ({len(dataset.test):,} images): "
+        f"accuracy on {dataset.test_name} ({len(measured):,} images): "
         + ", ".join(f"{name} {value:.2f} %" for name, value in accuracy.items())
     )
+    best = max(accuracy["healed"], accuracy.get("plain", 0.0))
+    if doubt := below_chance(best, len(measured), dataset.num_classes):
+        print(doubt, file=sys.stderr)
 
     about = {key: getattr(dataset, key) for key in ("source", "frame", "test_name")}
     record = {**report_on, "dataset": dataset.name, **about, "small": isinstance(dataset.test, TensorSplit)}
     record |= {name: cut_path(value) for name in _WHERE_THE_DATA_ARE if (value := getattr(options, name)) is not None}
     record |= {"versions": package_versions(), "hardware": used}
-    record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
+    record |= {"test_images": len(measured), "accuracy": accuracy, "report": asdict(report)}
     # the record is on the disk before the weights are replaced, and in its place after them
     with replace_file(folder / "heal.json") as aside:
         aside.write_text(as_json(record), encoding="utf-8")
@@ -130,6 +134,23 @@ def _heal_and_write(
     with disk_errors(f"{folder} cannot be cleared of what the model before it was measured to do"):
         for name in _OF_OLDER_WEIGHTS:
             remove(folder / name)
+
+
+def _in_the_models_order(options: HealOptions, dataset: data.ImageDataset, model: nn.Module) -> data.ImageDataset:
+    """The data set with its classes numbered, and called, as the model's."""
+    if model.num_classes != dataset.num_classes:
+        raise UserError(
+            f"{options.model} tells {model.num_classes} classes apart, and {options.dataset} has "
+            f"{dataset.num_classes}: heal with the data set that the model was trained on"
+        )
+    own = model.pretrained_cfg.get("label_names")
+    own = tuple(own) if own and len(own) == model.num_classes else None
+    try:
+        classes = match_labels(dataset.label_names, own, model.num_classes, dataset.class_order)
+    except UserError as error:
+        raise UserError(f"{options.model} does not fit data set {options.dataset!r}: {error}") from error
+    dataset = renumbered(dataset, classes)
+    return dataset if own is None else replace(dataset, label_names=own)
 
 
 def _asap_options(model: nn.Module) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from timm_asap._io import cut_path, disk_errors
-from timm_asap.command_line import flag, given_fields, read_flags
+from timm_asap.command_line import flag, given_fields, read_flags, renamed_flags
 from timm_asap.errors import UserError
 from timm_asap.training.config import ACTIONS, Given, TrainConfig
 from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
-from timm_asap.training.settle import settle_flags
+from timm_asap.training.settle import settle_flags, without_other_data
 
 # Where a moved or prolonged run may differ from what it was started as.
 _MAY_CHANGE_ON_RESUME = frozenset(
@@ -42,7 +42,7 @@ def parse(argv: Sequence[str], prog: str | None = None) -> TrainConfig:
             and nothing says which one to start.
         SystemExit: With code 0, after printing the help that was asked for.
     """
-    argv = list(argv)
+    argv = renamed_flags(argv)
     first = _first_look(argv)
     recipe = _recipe_for(first)
     defaults = _from_recipe(recipe) if recipe else TrainConfig()
@@ -59,7 +59,8 @@ def parse(argv: Sequence[str], prog: str | None = None) -> TrainConfig:
             return settle_flags(config.given_as(Given(flags, frozenset())))
         if "output" in flags and not own and first.recipe is None and flags <= _NOT_A_RUN:
             raise UserError(_no_run(folder))
-    return settle_flags(_parse_flags(argv, defaults, prog).given_as(Given(flags, own)))
+    config = _parse_flags(argv, defaults, prog).given_as(Given(flags, own))
+    return settle_flags(without_other_data(config, defaults))
 
 
 def _no_run(folder: Path) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from timm_asap.command_line import Folder, metavar
@@ -65,7 +67,8 @@ class TrainConfig(
 
     # what no flag sets, and so without a type, which would make a field of it
     _given = None
-    _notes = ()
+    _notes = MappingProxyType({})
+    _usual = MappingProxyType({})
 
     def __post_init__(self) -> None:
         for concern in _CONCERNS:
@@ -86,11 +89,15 @@ class TrainConfig(
     @property
     def notes(self) -> tuple[str, ...]:
         """A line for each default that was adapted to the run."""
-        return self._notes
+        return tuple(self._notes.values())
+
+    def usual(self, name: str) -> Any:
+        """What a field was before it was adapted."""
+        return self._usual.get(name, getattr(self, name))
 
     def given_as(self, given: Given) -> TrainConfig:
         """The same configuration, knowing which fields were asked for."""
-        return self._with(self, given, self.notes)
+        return self._with(self, given, self._notes, self._usual)
 
     def changed(self, note: str | None = None, **changes: Any) -> TrainConfig:
         """A configuration with other values, which keeps in mind what was asked for.
@@ -99,14 +106,18 @@ class TrainConfig(
             note: Why a default was adapted, for the user.
             changes: The fields.
         """
-        notes = self.notes if note is None else (*self.notes, note)
-        return self._with(replace(self, **changes), self.given, notes)
+        notes, usual = self._notes, self._usual
+        if note is not None:  # the last word on the same fields counts
+            notes = notes | {" ".join(changes): note}
+            usual = {name: getattr(self, name) for name in changes} | usual
+        return self._with(replace(self, **changes), self.given, notes, usual)
 
     @staticmethod
-    def _with(config: TrainConfig, given: Given, notes: tuple[str, ...]) -> TrainConfig:
+    def _with(config: TrainConfig, given: Given, notes: Mapping[str, str], usual: Mapping[str, Any]) -> TrainConfig:
         config = copy.copy(config)
-        object.__setattr__(config, "_given", given)  # no fields: they are neither flags nor part of the run
-        object.__setattr__(config, "_notes", notes)
+        # no fields: they are neither flags nor part of the run
+        for name, value in (("_given", given), ("_notes", notes), ("_usual", usual)):
+            object.__setattr__(config, name, value)
         return config
 
     @property

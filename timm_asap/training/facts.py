@@ -47,6 +47,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "frame": data.frame,
             "small": isinstance(data.test, TensorSplit),
             "classes": data.num_classes,
+            "label_names": data.label_names,
             "train_images": count_images(data.train),
             "val_images": None if data.val is None else len(data.val),
             "val_name": data.val_name,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from timm_asap._io import state_sha256
 from timm_asap.data import PADDING_LABEL
+from timm_asap.errors import UserError
 from timm_asap.training.loaders import build_test_loader
 from timm_asap.training.run import Run
 from timm_asap.training.saving import export_best_again
+from timm_asap.zoo import load
 
 
 def measure_exported_model(run: Run) -> None:
@@ -23,11 +24,16 @@ def measure_exported_model(run: Run) -> None:
     export_best_again(run)
     if not run.accelerator.is_main_process:
         return
-    model = timm.create_model(f"local-dir:{run.folder.path}", pretrained=True).eval()
+    model = load(f"local-dir:{run.folder.path}").eval()
     weights = {"weights_sha256": state_sha256(model.state_dict())}  # a card shows no accuracy of other weights
     if run.plan.dataset.val is None:
         last = run.folder.metrics()[-1]
         names = ("epoch", "test_loss", "test_accuracy", "test_images")
+        if missing := [name for name in names if name not in last]:
+            raise UserError(
+                f"{run.folder.metrics_jsonl}: the line of epoch {last['epoch']} has no {missing[0]}, which was "
+                "measured then: put the file back, or start again with --overwrite"
+            )
         run.folder.write_result({name: last[name] for name in names} | {"chosen_by": "last epoch"} | weights)
         return
     measured = _measure(run, model)

@@ -33,6 +33,8 @@ class TrainResult:
     test_loss: float | None
     test_name: str
     test_images: int | None
+    classes: int
+    """Of the data."""
     seconds: float
     """Time spent in training and testing, continuations included."""
     load_line: str
@@ -149,6 +151,7 @@ def _result(run: Run, stopped: bool) -> TrainResult:
         test_loss=final.get("test_loss"),
         test_name=run.plan.dataset.test_name,
         test_images=final.get("test_images"),
+        classes=run.plan.dataset.num_classes,
         seconds=sum(record["seconds"] for record in run.folder.metrics()),
         load_line=run.folder.load_line,
         is_main_process=run.accelerator.is_main_process,

@@ -8,6 +8,7 @@ from torch import nn
 
 from timm_asap.command_line import flag
 from timm_asap.data import ImageDataset, TensorSplit
+from timm_asap.data.labels import choose_classes, match_labels
 from timm_asap.errors import UserError, first_line
 from timm_asap.training.config import TrainConfig
 from timm_asap.zoo import check_model_name, create_model
@@ -106,7 +107,13 @@ def create_teacher(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
             f"{dataset.num_classes}: choose a teacher that was trained on these classes"
         )
     _try_out(teacher, config.teacher, dataset, dataset.image_size[1:])
-    return teacher.eval().requires_grad_(False)
+    names = teacher.pretrained_cfg.get("label_names")
+    names = names if names and len(names) == teacher.num_classes else None
+    try:
+        classes = match_labels(dataset.label_names, names, teacher.num_classes, dataset.class_order)
+    except UserError as error:
+        raise UserError(f"--teacher {config.teacher} does not fit data set {config.dataset!r}: {error}") from error
+    return choose_classes(teacher, classes, teacher.num_classes).eval().requires_grad_(False)
 
 
 def _try_out(model: nn.Module, name: str, dataset: ImageDataset, size: tuple[int, int]) -> None:

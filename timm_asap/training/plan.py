@@ -8,6 +8,7 @@ from timm.optim import list_optimizers
 from torch import nn
 
 from timm_asap import data
+from timm_asap.data.folder_tree import one_line
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.network import (
@@ -138,6 +139,14 @@ def count_images(split: data.Split) -> int | None:
     return split.len_or_none if isinstance(split, data.StreamSplit) else len(split)
 
 
+def describe_data(dataset: data.ImageDataset) -> list[str]:
+    """What is trained and measured on, and what was left out, in lines."""
+    parts = {"training": dataset.train, "validation": dataset.val, "test": dataset.test}
+    counts = [f"{_count(split)} {name} images" for name, split in parts.items() if split is not None]
+    classes = f"{dataset.num_classes} classes ({_shorten(dataset.label_names, 5)})"
+    return [f"{', '.join(counts)} ({dataset.test_name}), {classes}: {dataset.source}", *dataset.notes]
+
+
 def describe(plan: Plan) -> str:
     """The resolved configuration, as YAML, and a summary of the model and the data."""
     channels, height, width = plan.input_size
@@ -152,26 +161,15 @@ def describe(plan: Plan) -> str:
     if dataset.val is not None:
         rows["chosen by"] = f"{_count(dataset.val)} validation images ({dataset.val_name})"
     lines = [f"# {name:10}{text}" for name, text in rows.items()]
-    return to_yaml(plan.config) + "\n" + "\n".join([*lines, *(f"# adapted   {note}" for note in plan.config.notes)])
+    notes = [*(f"# {note}" for note in dataset.notes), *(f"# adapted   {note}" for note in plan.config.notes)]
+    return to_yaml(plan.config) + "\n" + "\n".join([*lines, *notes])
 
 
 def _load_data(config: TrainConfig) -> data.ImageDataset:
     # the fifth that is held out of a data set without a test split stays the same whatever --seed is: the tests
     # of different runs compare, and no later evaluation meets an image that was trained on
-    return data.load_dataset(
-        config.dataset,
-        config.data_dir,
-        image_key=config.image_key,
-        label_key=config.label_key,
-        train_split=config.train_split,
-        test_split=config.test_split,
-        val_share=config.val_share,
-        streaming=config.streaming,
-        shuffle_buffer=config.shuffle_buffer,
-        num_classes=config.num_classes,
-        label_names=config.label_names,
-        skip_corrupt=config.skip_corrupt,
-        seed=0,
+    return config.load_data(
+        val_share=config.val_share, streaming=config.streaming, shuffle_buffer=config.shuffle_buffer, seed=0
     )
 
 
@@ -201,4 +199,4 @@ def _count(split: data.Split) -> str:
 
 
 def _shorten(names: tuple[str, ...], limit: int = 10) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    return ", ".join(map(one_line, names[:limit])) + (", ..." if len(names) > limit else "")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from timm_asap._io import disk_errors, is_leftover, read_json, remove, write_json, write_text
+from timm_asap._io import disk_errors, is_leftover, read_json, remove, replace_file, write_json, write_text
 from timm_asap._lock import LOCK_FILES
 from timm_asap.errors import UserError
 from timm_asap.training.checkpoints import CheckpointFolder
@@ -134,7 +134,8 @@ class RunFolder:
             self._replaced.mkdir()
             # a copy, so that the folder never is without one: it marks the folder as a run's
             if self.config_yaml.is_file():
-                shutil.copy2(self.config_yaml, self._replaced / self.config_yaml.name)
+                with replace_file(self._replaced / self.config_yaml.name) as aside:
+                    shutil.copyfile(self.config_yaml, aside)
             for name in (*_FILES, *_FOLDERS):
                 if os.path.lexists(self.path / name):
                     os.rename(self.path / name, self._replaced / name)

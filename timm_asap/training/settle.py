@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 # Share of a run that warms up where the usual number of epochs does not fit into it: that of the recipe for the digits.
 _WARM_SHARE = 1 / 4
 
+# What a recipe says of the data set that it is for.
+_OF_THE_DATA = (
+    *("data_dir", "image_key", "label_key", "train_split", "test_split", "num_classes", "label_names"),
+    *("streaming", "steps_per_epoch"),
+)
+
 _WHAT_THE_DATA_ARE = ("dataset", "data_dir", "train_split", "val_share")
 
 
@@ -46,6 +52,24 @@ def settle_flags(config: TrainConfig) -> TrainConfig:
     if config.batch_size % config.accumulate:
         config = _divisible(config, config.accumulate, 1)
     return config
+
+
+def without_other_data(config: TrainConfig, recipe: TrainConfig) -> TrainConfig:
+    """What a recipe says of its own data set left out, where a flag names another one.
+
+    Args:
+        config: The run.
+        recipe: The recipe alone.
+    """
+    if "dataset" not in config.given.flags or config.dataset == recipe.dataset:
+        return config
+    usual = TrainConfig()
+    names = [name for name in _OF_THE_DATA if getattr(config, name) != getattr(usual, name)]
+    changes = {name: getattr(usual, name) for name in names if config.given.may_adapt(name, "dataset")}
+    if not changes:
+        return config
+    told = ", ".join(map(flag, changes))
+    return config.changed(f"{told} of the recipe left out: it is for {recipe.dataset}", **changes)
 
 
 def _excluding(config: TrainConfig) -> list[tuple[bool, str, tuple[dict[str, Any], ...]]]:
@@ -184,7 +208,13 @@ def settle_data(config: TrainConfig, images: int | None, small: bool, has_val: b
         unit = processes * config.accumulate * (2 if config.mixes else 1)
         # a power of two with two steps in an epoch, or three
         size = _multiple(2 ** max(1, int(math.log2(max(2, images // 2)))), unit)
-        if not may_adapt("batch_size", *_WHAT_THE_DATA_ARE, "accumulate") or size > images:
+        may = may_adapt("batch_size", *_WHAT_THE_DATA_ARE, "accumulate")
+        if may and size > images:
+            raise UserError(
+                f"the {images} training images are too few for a batch{_shared(config, processes)}: expected {size} or "
+                "more"
+            )
+        if not may:
             raise UserError(f"--batch-size: expected at most the {images} training images, got {config.batch_size}")
         config = _with_batch(config, size, f"there are {images} training images")
     if config.early_stop is not None and not has_val:
@@ -203,6 +233,8 @@ def settle_data(config: TrainConfig, images: int | None, small: bool, has_val: b
             )
         told = ", ".join(map(flag, asked))
         config = config.changed(f"no {told}: small images are taken as they are", **dict.fromkeys(asked))
+    if small and config.auto_augment is not None and may_adapt("auto_augment", *_WHAT_THE_DATA_ARE):
+        config = config.changed("no --auto-augment, which is for large images", auto_augment=None)
     return config
 
 
@@ -294,8 +326,8 @@ def _divisible(config: TrainConfig, parts: int, processes: int) -> TrainConfig:
 
 
 def _with_batch(config: TrainConfig, size: int, why: str) -> TrainConfig:
-    return config.changed(f"batches of {size} images instead of {config.batch_size}: {why} (--batch-size)",
-                          batch_size=size)  # fmt: skip
+    usual = config.usual("batch_size")
+    return config.changed(f"batches of {size} images instead of {usual}: {why} (--batch-size)", batch_size=size)
 
 
 def _multiple(number: int, unit: int) -> int:

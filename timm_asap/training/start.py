@@ -22,7 +22,7 @@ from timm_asap.training.facts import run_facts
 from timm_asap.training.loaders import build_test_loader, build_train_loader, watched_images
 from timm_asap.training.objective import Objective
 from timm_asap.training.optimizer import build_optimizer, build_scheduler
-from timm_asap.training.plan import Plan, make_plan
+from timm_asap.training.plan import Plan, describe_data, make_plan
 from timm_asap.training.progress import ProgressDisplay
 from timm_asap.training.recipe import to_yaml
 from timm_asap.training.run import EpochSums, Run, memory_format_of
@@ -178,6 +178,8 @@ def _continue_or_begin(run: Run) -> None:
         run.scheduler.step_update(run.position.step)
         run.saved_epoch = run.position.epoch
     if run.accelerator.is_main_process:
+        for line in describe_data(run.plan.dataset):
+            run.display.say(line)
         text, facts = to_yaml(run.plan.config), run_facts(run.plan, run.accelerator)
         if found is None:
             run.folder.start(text, facts)
