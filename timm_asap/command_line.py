@@ -388,7 +388,7 @@ def _missing(missing: Sequence[_Flag], prog: str) -> UserError:
                 break_on_hyphens=False,
             )
         )
-    return UserError("\n".join(lines))
+    return UserError(*"\n".join(lines).split("\n"))
 
 
 class _LikeStdout(io.TextIOWrapper):
