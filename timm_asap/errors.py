@@ -20,7 +20,14 @@ class UserError(ValueError):
     """Something the user can put right: the command line prints it as one line and exits with code 2.
 
     The text says what was expected, what came and what to do, and holds no line break.
+
+    Args:
+        message: The line.
+        *list_of: Lines below it, where several things are wrong at once: the arguments that are missing.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
@@ -48,8 +55,10 @@ def check_seed(seed: int) -> None:
     Raises:
         UserError: If it is negative, or has more than 32 bits, which NumPy does not take.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f"--seed: expected 0 or more and at most 4294967295, got {seed}")
+    if seed < 0:
+        raise UserError(f"--seed: expected 0 or more, got {seed}")
+    if seed >= 2**32:
+        raise UserError(f"--seed: expected at most {2**32 - 1}, got {seed}")
 
 
 def first_line(error: BaseException) -> str:
@@ -75,7 +84,8 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     try:
         return program() or 0
     except UserError as error:
-        return _say(name, f"error: {as_text(error)}", REFUSED)
+        lines = [as_text(line) for line in error.args] or [""]
+        return _say(name, "\n".join([f"error: {lines[0]}", *lines[1:]]), REFUSED)
     except KeyboardInterrupt as stop:
         return _say(name, str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:

@@ -165,9 +165,10 @@ def _rehearse(
             raise UserError(f"{folder} is a link: expected a folder, or nothing, where a dry run writes")
         complete = run / f".publish.{os.getpid()}.aside"
         try:
-            shutil.copytree(aside, complete)
-            remove(folder)
-            complete.rename(folder)
+            with disk_errors(f"{folder} cannot be written"):
+                shutil.copytree(aside, complete)
+                remove(folder)
+                complete.rename(folder)
         finally:
             remove(complete)
     return Published(

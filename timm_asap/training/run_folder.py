@@ -202,6 +202,14 @@ class RunFolder:
         write_json(self.run_json, facts)
         write_text(self.config_yaml, config_yaml)
 
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds; nothing where there is none, or it is damaged."""
+        try:
+            facts = json.loads(self.run_json.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one dict per finished epoch; a last line without its end is left out.
 
@@ -259,7 +267,7 @@ def _epoch(line: bytes, where: str) -> dict[str, Any]:
         record = json.loads(line)
         problem = None if isinstance(record, dict) else f"a {type(record).__name__}"
     except (ValueError, RecursionError) as error:
-        record, problem = {}, " ".join(str(error).split())
+        record, problem = {}, f"it cannot be read as JSON: {' '.join(str(error).split())}"
     if problem is None:
         wrong = [key for key, value in record.items() if type(value) not in (int, float) or not math.isfinite(value)]
         missing = [key for key in ("epoch", "step", "seconds") if key not in record]
