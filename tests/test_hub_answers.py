@@ -195,7 +195,7 @@ def test_publish_with_each_key_of_each_answer_spoiled(hub, send, route):
 
 
 def test_the_lines_say_what_to_do(hub, send):
-    for route in ("whoami", "info", "tree", "preupload", "batch", "commit", "file head"):
+    for route in ("whoami", "create", "info", "tree", "preupload", "batch", "commit", "file head"):
         line = try_answer(hub, send, route, {"answer": PAGE})
         assert "a proxy, the login page of a network or an older server may stand between" in line
         assert "run the same command again" in line
