@@ -8,8 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from timm_asap.commands import train
-from timm_asap.errors import run_program
+from timm_asap._start import importing
+
+with importing("train.py"):
+    from timm_asap.commands import train
+    from timm_asap.errors import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ Importing it registers the twins: `timm.create_model("resnet50_asap")`.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from timm_asap._start import importing, own_program
 from timm_asap._startup import lazy_names, reads_flags_first
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ def register() -> None:
 
     Only the package's own command lines call it: they read their flags first. A second call changes nothing.
     """
-    for name in _MODULES:
-        globals()[name] = import_module(f"timm_asap.{name}")
-    # after the modules: `timm_asap.convert` is the function, and importing its module binds that
-    for name, module in _NAMES.items():
-        globals()[name] = getattr(import_module(module), name)
+    with importing(own_program()):
+        for name in _MODULES:
+            globals()[name] = import_module(f"timm_asap.{name}")
+        # after the modules: `timm_asap.convert` is the function, and importing its module binds that
+        for name, module in _NAMES.items():
+            globals()[name] = getattr(import_module(module), name)
 
 
 if not reads_flags_first():

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
+from timm_asap._start import importing
 from timm_asap.errors import UserError, run_program, unknown_name
 
 #: Command, its module and its help line. Modules are imported when their command is called.
@@ -85,7 +86,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int | None:
     if words[0] not in COMMANDS:
         raise UserError(unknown_name("command", words[0], COMMANDS))
-    return importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+    with importing("timm-asap"):
+        command = importlib.import_module(COMMANDS[words[0]][0])
+    return command.main(words[1:])
 
 
 if __name__ == "__main__":

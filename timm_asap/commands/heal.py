@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import tyro
 
+from timm_asap._start import importing, own_program
 from timm_asap.command_line import STEM, Boundary, Folder, Layout, Model, Name, Stem, Window, parse
 from timm_asap.data.options import DataSource
 from timm_asap.errors import UserError, check_seed
@@ -76,6 +77,7 @@ class HealOptions(DataSource):
 def main(argv: Sequence[str]) -> None:
     """Heal, write, and print what it brought."""
     options = parse(HealOptions, argv, prog="timm-asap heal")
-    from timm_asap.healing.run import run  # torch and timm: not for the help
+    with importing(own_program()):
+        from timm_asap.healing.run import run  # torch and timm: not for the help
 
     run(options)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import timm_asap
+from timm_asap._start import importing
 from timm_asap.errors import UserError
 from timm_asap.training.command_line import parse, program, resume_command
 from timm_asap.training.config import TrainConfig
@@ -23,11 +24,12 @@ def main(argv: Sequence[str]) -> None:
     """
     config = parse(argv, prog=program())
     # torch and timm: not for the help
-    timm_asap.register()
-    from timm_asap.evaluation.intervals import below_chance
-    from timm_asap.hub import write_card
-    from timm_asap.training.loop import train
-    from timm_asap.training.plan import describe, make_plan
+    with importing(program()):
+        timm_asap.register()
+        from timm_asap.evaluation.intervals import below_chance
+        from timm_asap.hub import write_card
+        from timm_asap.training.loop import train
+        from timm_asap.training.plan import describe, make_plan
 
     if config.dry_run:
         print(describe(make_plan(config)))

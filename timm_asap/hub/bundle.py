@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from timm_asap._io import is_leftover, sha256
+from timm_asap._lock import LOCK_FILES
 from timm_asap.errors import UserError
 from timm_asap.hub.card import write_card
 from timm_asap.hub.card_check import check_card
@@ -19,7 +21,6 @@ from timm_asap.hub.cards.privacy import refuse_token_in_file
 from timm_asap.hub.hub_edits import stamp
 from timm_asap.hub.run_checks import check_run
 from timm_asap.training.command_line import cut_path
-from timm_asap.zoo.downloads import sha256
 
 __all__ = ["Bundle", "make_bundle"]
 
@@ -52,6 +53,7 @@ class Bundle:
         folder: Where the files lie.
         sha256: The digest of each file, by its path in the repository.
         logits: Scores that the model gives to seeded noise.
+        card_before: The run's card as it was; empty if there was none.
         left_out: What else the run's folder holds, each with the reason why it is not sent.
     """
 
@@ -60,6 +62,7 @@ class Bundle:
     folder: Path
     sha256: dict[str, str]
     logits: torch.Tensor
+    card_before: str
     left_out: tuple[str, ...]
 
     @property
@@ -90,6 +93,7 @@ def make_bundle(run: Path, folder: Path, repo: str | None = None) -> Bundle:
         UserError: If the run is not fit to be published.
     """
     logits = check_run(run)
+    card_before = (run / CARD).read_text(encoding="utf-8", errors="replace") if (run / CARD).is_file() else ""
     write_card(run, repo=repo)
     check_card((run / CARD).read_text(encoding="utf-8"))
     left_out = []
@@ -107,7 +111,7 @@ def make_bundle(run: Path, folder: Path, repo: str | None = None) -> Bundle:
     for name, path in files.items():
         refuse_token_in_file(name, path)
     digests = {name: sha256(path) for name, path in files.items()}
-    return Bundle(run, repo, folder, {**digests, CARD: _finish_card(folder)}, logits, tuple(left_out))
+    return Bundle(run, repo, folder, {**digests, CARD: _finish_card(folder)}, logits, card_before, tuple(left_out))
 
 
 def _finish_card(folder: Path) -> str:
@@ -154,7 +158,7 @@ def _copy(run: Path, name: str, folder: Path) -> str | None:
 
 
 def _is_strange(name: str) -> bool:
-    return name not in _OWN and not name.endswith((".lock", ".aside"))
+    return name not in _OWN | LOCK_FILES and not is_leftover(name)
 
 
 def _recipe(config_yaml: Path) -> str:

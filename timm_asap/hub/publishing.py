@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from huggingface_hub import ModelInfo
 from huggingface_hub.hf_api import RepoFile
 
 import timm_asap
+from timm_asap._io import disk_errors, remove, write_text
 from timm_asap._lock import locks_folder
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import CARD, Bundle, make_bundle
@@ -31,6 +33,8 @@ from timm_asap.hub.verification import verify
 from timm_asap.zoo.hub_client import TRIES, check_repo, check_revision, timed_out
 
 __all__ = ["Published", "publish"]
+
+_ASIDE = "timm_asap_publish_"
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +124,7 @@ def publish(
         return _rehearse(run, repo, target, create_pr, overwrite_card, overwrite_files)
     remote = Remote(repo)
     remote.complete_name()
-    with tempfile.TemporaryDirectory(prefix="timm_asap_publish_") as folder:
+    with disk_errors(f"{run} cannot be published"), tempfile.TemporaryDirectory(prefix=_ASIDE) as folder:
         bundle = make_bundle(run, Path(folder), remote.repo)
         remote.sign_in()
         info = remote.prepare(private=private, revision=target, create_pr=create_pr)
@@ -134,6 +138,7 @@ def publish(
             title = message or f"Publish {run.resolve().name} with timm_asap {timm_asap.__version__}"
             target, commit = _send(remote, bundle, difference, title, target, commit, create_pr)
         verify(remote.api, remote.repo, target if target.startswith("refs/pr/") else commit, bundle)
+        write_text(run / CARD, bundle.card)
     return Published(
         repo=remote.repo,
         revision=target,
@@ -149,17 +154,23 @@ def publish(
 def _rehearse(
     run: Path, repo: str, revision: str, create_pr: bool, overwrite_card: bool, overwrite_files: bool
 ) -> Published:
-    with tempfile.TemporaryDirectory(prefix="timm_asap_publish_") as aside:
-        remote = Remote(repo)
-        remote.complete_name()
+    remote = Remote(repo)
+    remote.complete_name()
+    with disk_errors(f"{run}/publish cannot be written"), tempfile.TemporaryDirectory(prefix=_ASIDE) as aside:
         bundle = make_bundle(run, Path(aside), remote.repo)
         info = remote.find(revision)
         review = _Review(remote, bundle, info, overwrite_card, overwrite_files)
         folder = run / "publish"
         if folder.is_symlink():
             raise UserError(f"{folder} is a link: expected a folder, or nothing, where a dry run writes")
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(aside, folder)
+        complete = run / f".publish.{os.getpid()}.aside"
+        try:
+            with disk_errors(f"{folder} cannot be written"):
+                shutil.copytree(aside, complete)
+                remove(folder)
+                complete.rename(folder)
+        finally:
+            remove(complete)
     return Published(
         repo=remote.repo,
         revision=revision,
@@ -199,7 +210,9 @@ class _Review:
         self.difference = compare(bundle, there.values())
         lost: dict[str, str] = {}
         flags: list[str] = []
-        card = remote.read_text(there[CARD], str(info.sha)) if info and CARD in there else None
+        card = None
+        if info and CARD in there and self.difference.changed:
+            card = remote.read_text(there[CARD], str(info.sha))
         if CARD in self.difference.changed and not overwrite_card:
             why = "README.md cannot be read as text" if card is None else self._merge(card)
             self.difference = compare(self.bundle, there.values())
@@ -207,8 +220,9 @@ class _Review:
                 ours = self.bundle.card
                 lost[why] = f"README.md: {why}" if card is None else show_difference(CARD, card, ours)
                 flags.append("--overwrite-card")
-        stamp = Stamp.read(card or "")
-        if not overwrite_files and (others := self._changed_by_others(stamp, there.values())):
+        # what this folder published is ours wherever it stands
+        stamps = [stamp for text in (card, bundle.card_before) if text and (stamp := Stamp.read(text))]
+        if not overwrite_files and (others := self._changed_by_others(stamps, there.values())):
             for file in others:
                 lost[file.path] = _difference_of(remote, self.bundle, file, str(info.sha))
             flags.append("--overwrite-files")
@@ -238,10 +252,10 @@ class _Review:
             self.bundle = self.bundle.with_sections(merged)
         return None
 
-    def _changed_by_others(self, stamp: Stamp | None, there: Sequence[RepoFile]) -> list[RepoFile]:
-        """Files that would be replaced and are not as they were last published; without a stamp that is not known."""
+    def _changed_by_others(self, stamps: Sequence[Stamp], there: Iterable[RepoFile]) -> list[RepoFile]:
+        """Files that would be replaced and are not as they were published; without a stamp that is not known."""
         changed = [file for file in there if file.path in self.difference.changed and file.path != CARD]
-        return [file for file in changed if stamp is None or not stamp.knows(file.path, stated_digest(file))]
+        return [file for file in changed if not any(stamp.knows(file.path, stated_digest(file)) for stamp in stamps)]
 
 
 def _refusal(repo: str, run: Path, lost: dict[str, str], flags: list[str]) -> str:

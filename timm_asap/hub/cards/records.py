@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from timm.models import is_model_in_modules
 
+from timm_asap._io import read_json
 from timm_asap.data.splits import SMALL_SIDE_PX
 from timm_asap.data.tables import BUILDERS
 from timm_asap.errors import UserError
@@ -19,7 +20,6 @@ from timm_asap.evaluation.record import RECORD, Record, read_record
 from timm_asap.hub.cards.comparison import COMPARISON, check_comparison
 from timm_asap.hub.cards.origin import Origin, find_origin
 from timm_asap.hub.cards.privacy import cut_paths
-from timm_asap.hub.run_checks import read_json
 from timm_asap.training.facts import hub_id_of
 from timm_asap.training.run_folder import RunFolder
 from timm_asap.zoo import is_twin, plain_name
