@@ -13,8 +13,8 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 
 from timm_asap import asap_pool2d, convert, lowpass2d
-from timm_asap.geometry import geometry_of
-from timm_asap.strided import AsapLayer
+from timm_asap.conversion.geometry import geometry_of
+from timm_asap.conversion.strided import AsapLayer
 
 OPTIONS = [(w, b) for w in ("asap", "hamming", "flc") for b in ("circular", "reflect", "zero")]
 

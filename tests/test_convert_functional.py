@@ -17,8 +17,8 @@ from timm.models.resnest import ResNestBottleneck
 from torch import nn
 
 from timm_asap import asap_pool2d, convert, lowpass2d
-from timm_asap.functional_sites import _SITES
-from timm_asap.strided import AsapLayer
+from timm_asap.conversion.sites import _SITES
+from timm_asap.conversion.strided import AsapLayer
 
 
 def on_meta(name, **kwargs):

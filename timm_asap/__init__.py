@@ -3,13 +3,13 @@
 Importing it registers the twins: `timm.create_model("resnet50_asap")`.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
 from timm_asap import reference, spectral, zoo
-from timm_asap.convert import convert
+from timm_asap.conversion import convert, reparameterize
 from timm_asap.layers import AsapPool2d, LowPass2d, asap_pool2d, lowpass2d
-from timm_asap.reparameterize import reparameterize
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,21 @@ __all__ = [
     "spectral",
     "zoo",
 ]
+
+# Paths of modules before they moved: programs and whole-model pickles that name them still load.
+_MOVED = {
+    "attention": "conversion.attention",
+    "convert": "conversion.convert",
+    "functional_sites": "conversion.sites",
+    "geometry": "conversion.geometry",
+    "report": "conversion.report",
+    "reparameterize": "conversion.reparameterize",
+    "strided": "conversion.strided",
+    "trace": "conversion.trace",
+}
+for _old, _new in _MOVED.items():
+    _module = sys.modules[f"timm_asap.{_old}"] = import_module(f"timm_asap.{_new}")
+    globals().setdefault(_old, _module)  # `timm_asap.convert` and `timm_asap.reparameterize` stay the functions
 
 # What most programs do not need is imported when it is first asked for.
 _LAZY = {"heal": "timm_asap.healing", "load": "timm_asap.hub"}

@@ -20,8 +20,8 @@ from timm.models import get_pretrained_cfg, split_model_name_tag
 
 import timm_asap  # noqa: F401  registers the low-resolution networks
 from timm_asap.command_line import parse
+from timm_asap.conversion.report import ConversionReport, Site
 from timm_asap.errors import UserError, unknown_name
-from timm_asap.report import ConversionReport, Site
 from timm_asap.zoo import AsapOptions, is_shipped, is_twin, plain_name, twin_names
 from timm_asap.zoo.asap_twins import SUFFIX
 from timm_asap.zoo.summary import dry_run

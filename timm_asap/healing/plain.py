@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from timm_asap.strided import is_converted, unwear
+from timm_asap.conversion.strided import is_converted, unwear
 
 __all__ = ["plain_copy"]
 

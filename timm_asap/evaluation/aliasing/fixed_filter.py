@@ -7,7 +7,7 @@ from timm.layers import BlurPool2d
 from timm.layers.padding import get_same_padding
 from torch import nn
 
-from timm_asap.geometry import geometry_of
+from timm_asap.conversion.geometry import geometry_of
 
 __all__ = ["filters_before_sampling", "fixed_filter"]
 

@@ -11,11 +11,11 @@ from enum import Enum
 import torch
 from torch import nn
 
-from timm_asap.convert import convert
+from timm_asap.conversion.convert import convert
+from timm_asap.conversion.geometry import geometry_of
+from timm_asap.conversion.sites import functional_site
+from timm_asap.conversion.strided import AsapLayer, AsapSpec, LowPassed, PooledPointwise, is_converted, mixin_for, wear
 from timm_asap.evaluation.aliasing.fixed_filter import filters_before_sampling, fixed_filter
-from timm_asap.functional_sites import functional_site
-from timm_asap.geometry import geometry_of
-from timm_asap.strided import AsapLayer, AsapSpec, LowPassed, PooledPointwise, is_converted, mixin_for, wear
 
 __all__ = ["SamplingSite", "SiteStatus", "sampling_sites", "watch_samples"]
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 from timm.models import reparameterize_model
 from torch import nn
 
-from timm_asap.functional_sites import functional_site
-from timm_asap.geometry import geometry_of
-from timm_asap.strided import AsapSpec, is_converted, mixin_for, unwear, wear
+from timm_asap.conversion.geometry import geometry_of
+from timm_asap.conversion.sites import functional_site
+from timm_asap.conversion.strided import AsapSpec, is_converted, mixin_for, unwear, wear
 
 __all__ = ["reparameterize"]
 

@@ -8,14 +8,14 @@ from enum import Enum
 
 from torch import nn
 
-from timm_asap.attention import reducing_attention
+from timm_asap.conversion.attention import reducing_attention
+from timm_asap.conversion.geometry import Geometry, geometry_of, multiply_adds
+from timm_asap.conversion.report import ConversionReport, Site
+from timm_asap.conversion.sites import FunctionalSite, functional_site
+from timm_asap.conversion.strided import AsapLayer, AsapSpec, is_converted, mixin_for, wear
+from timm_asap.conversion.trace import LayerTrace, trace_layers
 from timm_asap.errors import unknown_name
-from timm_asap.functional_sites import FunctionalSite, functional_site
-from timm_asap.geometry import Geometry, geometry_of, multiply_adds
-from timm_asap.report import ConversionReport, Site
 from timm_asap.spectral import as_boundary, as_window
-from timm_asap.strided import AsapLayer, AsapSpec, is_converted, mixin_for, wear
-from timm_asap.trace import LayerTrace, trace_layers
 
 __all__ = ["Layout", "convert"]
 

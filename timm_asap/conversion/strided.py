@@ -17,7 +17,7 @@ from timm.layers import register_notrace_module
 from timm.layers.padding import pad_same_arg
 from torch import nn
 
-from timm_asap.geometry import Geometry
+from timm_asap.conversion.geometry import Geometry
 from timm_asap.resample import is_channels_last, resample2d
 from timm_asap.sliding_max import sliding_max2d
 
@@ -168,7 +168,7 @@ def mixin_for(layer: nn.Module, geometry: Geometry, layout: str) -> type[AsapLay
     """What makes a strided layer alias-free in a layout.
 
     Args:
-        layer: A layer of which :func:`timm_asap.geometry.geometry_of` knows the geometry.
+        layer: A layer of which :func:`timm_asap.conversion.geometry.geometry_of` knows the geometry.
         geometry: That geometry.
         layout: `"preserve"` or `"paper"`.
     """
@@ -209,7 +209,7 @@ def wear(layer: nn.Module, spec: AsapSpec, mixin: type[AsapLayer]) -> None:
     Args:
         layer: A layer that is not converted yet.
         spec: How it shall downsample.
-        mixin: What it becomes: of :func:`mixin_for`, or of `timm_asap.functional_sites`.
+        mixin: What it becomes: of :func:`mixin_for`, or of `timm_asap.conversion.sites`.
     """
     if mixin is PoolThenConv:
         _make_dense(layer, spec.geometry)

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from timm_asap.geometry import Geometry
+from timm_asap.conversion.geometry import Geometry
+from timm_asap.conversion.strided import AsapLayer, LowPassed, MaxThenPool
 from timm_asap.resample import resample2d
-from timm_asap.strided import AsapLayer, LowPassed, MaxThenPool
 
 __all__ = ["FunctionalSite", "functional_site"]
 
