@@ -211,7 +211,6 @@ def test_stride_one_transposed_and_global_layers_are_no_sites():
         nn.ConvTranspose2d(4, 4, 2, stride=2),
         nn.AdaptiveAvgPool2d(1),
         nn.MaxPool2d(3, 1, 1),
-        nn.Conv1d(4, 4, 3, stride=2),
     )
     assert convert(model).sites == ()
 

@@ -139,7 +139,7 @@ ATTENTION = {
     "twins_svt_small": (set(), {"attn.sr"}),
     "mvitv2_tiny": ({"attn.pool_q"}, {"attn.pool_k", "attn.pool_v"}),
     "hieradet_small": ({"attn.q_pool"}, set()),
-    "volo_d1_224": (set(), {"attn.pool"}),
+    "volo_d1_224": (set(), {"attn.pool", "attn.unfold"}),
 }
 
 

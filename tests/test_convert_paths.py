@@ -22,10 +22,13 @@ MOVED = {
 }
 
 
+RENAMED = {"attention": "sites", "functional_sites": "sites", "trace": "observe"}
+
+
 @pytest.mark.parametrize("module", MOVED)
 def test_old_paths_give_the_same_objects(module):
     old = import_module(f"timm_asap.{module}")
-    new = import_module(f"timm_asap.conversion.{'sites' if module == 'functional_sites' else module}")
+    new = import_module(f"timm_asap.conversion.{RENAMED.get(module, module)}")
     assert getattr(old, MOVED[module]) is getattr(new, MOVED[module])
     assert callable(timm_asap.convert)
     assert callable(timm_asap.reparameterize)

@@ -29,14 +29,14 @@ __all__ = [
 
 # Paths of modules before they moved: programs and whole-model pickles that name them still load.
 _MOVED = {
-    "attention": "conversion.attention",
+    "attention": "conversion.sites",
     "convert": "conversion.convert",
     "functional_sites": "conversion.sites",
     "geometry": "conversion.geometry",
     "report": "conversion.report",
     "reparameterize": "conversion.reparameterize",
     "strided": "conversion.strided",
-    "trace": "conversion.trace",
+    "trace": "conversion.observe",
 }
 for _old, _new in _MOVED.items():
     _module = sys.modules[f"timm_asap.{_old}"] = import_module(f"timm_asap.{_new}")

@@ -20,7 +20,7 @@ from timm.models import get_pretrained_cfg, split_model_name_tag
 
 import timm_asap  # noqa: F401  registers the low-resolution networks
 from timm_asap.command_line import parse
-from timm_asap.conversion.report import ConversionReport, Site
+from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.zoo import AsapOptions, is_shipped, is_twin, plain_name, twin_names
 from timm_asap.zoo.asap_twins import SUFFIX
@@ -142,5 +142,5 @@ def _table(name: str, size: Sequence[int], report: ConversionReport) -> Table:
     return table
 
 
-def _cost(site: Site) -> str:
+def _cost(site: DownsamplingLayer) -> str:
     return "-" if site.added_macs is None else f"{site.added_macs / 1e6:.2f} M"

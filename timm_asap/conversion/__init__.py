@@ -2,6 +2,7 @@
 
 from timm_asap.conversion.convert import Layout, convert
 from timm_asap.conversion.reparameterize import reparameterize
-from timm_asap.conversion.report import ConversionReport, Site
+from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
+from timm_asap.conversion.watch import Operation, watch
 
-__all__ = ["ConversionReport", "Layout", "Site", "convert", "reparameterize"]
+__all__ = ["ConversionReport", "DownsamplingLayer", "Layout", "Operation", "convert", "reparameterize", "watch"]

@@ -1,19 +1,32 @@
-"""Walks a model, converts its strided layers in place, and reports every one."""
+"""Converts what downsamples in a network, in place, and reports all of it."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Any
 
+import torch
 from torch import nn
 
-from timm_asap.conversion.attention import reducing_attention
-from timm_asap.conversion.geometry import Geometry, geometry_of, multiply_adds
-from timm_asap.conversion.report import ConversionReport, Site
-from timm_asap.conversion.sites import FunctionalSite, functional_site
-from timm_asap.conversion.strided import AsapLayer, AsapSpec, is_converted, mixin_for, wear
-from timm_asap.conversion.trace import LayerTrace, trace_layers
+from timm_asap.conversion.check import check_conversion
+from timm_asap.conversion.functional import Options
+from timm_asap.conversion.geometry import Geometry, multiply_adds
+from timm_asap.conversion.observe import Observation, observe, observe_on_meta
+from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
+from timm_asap.conversion.rewrite import AliasFreeCalls, Call, calls_in
+from timm_asap.conversion.sites import (
+    Downsampling,
+    functional_site,
+    image_layers,
+    opaque_reason,
+    reducing_attention,
+    site_of,
+)
+from timm_asap.conversion.strided import AsapLayer, AsapSpec, attach, detach, is_converted, keeps_sizes, plain_class
+from timm_asap.conversion.watch import Operation
 from timm_asap.errors import unknown_name
 from timm_asap.spectral import as_boundary, as_window
 
@@ -54,11 +67,19 @@ def convert(
     stem: str | bool = "auto",
     input_size: tuple[int, int, int] | None = None,
     dry_run: bool = False,
+    *,
+    example: Any = None,
 ) -> ConversionReport:
-    """Make every strided layer of a model alias-free, in place.
+    """Make everything that downsamples in a model alias-free, in place.
 
     No parameter is renamed, added or removed: weights saved before fit after, and the other way round. Every output
     keeps its size. Converting twice changes nothing, and the report of the second time says so.
+
+    Layers with a stride are found by reading the model's modules; calls of PyTorch's downsampling functions and strided
+    slices in a module's own `forward` by reading its source. What neither shows, an `example` does: one forward pass is
+    watched for every operation that makes a grid coarser, so that the report lists all of them, and a second one, on
+    noise, checks that what each converted site samples has nothing above the cut. What does not pass is put back as it
+    was and reported as not handled.
 
     Args:
         model: Any module; a strided layer by itself, shared modules and layers with hooks included.
@@ -67,21 +88,23 @@ def convert(
             convolutions at stride 1, which doubles their receptive field; pools become the pool alone.
         window: `"asap"`, `"hamming"` or `"flc"`.
         boundary: `"circular"`, `"reflect"` or `"zero"`.
-        stem: The first layer of the image: `"auto"` converts it where its stride is 2 or 3, True always, False never.
+        stem: What reads the image first: `"auto"` converts it where its stride is 2 or 3, True always, False never.
         input_size: (channels, height, width) of an image. Adds map sizes and multiply-adds to the report, by one pass
-            through a copy of the model on the meta device, and warns of maps too small to pool.
+            through a copy of the model on the meta device, which is watched too, and warns of maps too small to pool.
         dry_run: Report what would be done, and leave the model as it is.
+        example: An input to run the model on: a tensor, a tuple of positional arguments or a dictionary of keyword
+            arguments, on the model's device.
 
     Returns:
-        A report of every strided layer: what it became, or why it was left.
+        A report of every site: what it became, why it was left, or that it is not handled.
 
     Raises:
         TypeError: `model` is no module.
         ValueError: An unknown layout, window, boundary or stem.
 
     Warns:
-        UserWarning: With `input_size`: sites whose map is smaller than twice the stride, of which the mean alone is
-            left.
+        UserWarning: With `input_size` or `example`: sites whose map is smaller than twice the stride, of which the mean
+            alone is left.
 
     Reference:
         Grabinski, Keuper & Keuper, arXiv 2307.09804, for the layout `"paper"`; `"preserve"` is this package's.
@@ -95,101 +118,285 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    layout, window, boundary = as_layout(layout).value, as_window(window).value, as_boundary(boundary).value
-    stem = check_stem(stem)
-    traces, macs = trace_layers(model, input_size) if input_size is not None else ({}, None)
-    stems = _stem_layers(model)
+    options = Options(as_window(window).value, as_boundary(boundary).value, as_layout(layout).value)
+    check_stem(stem)
+    seen = None
+    if example is not None:
+        seen = observe(model, example)
+    elif input_size is not None:
+        seen = observe_on_meta(model, input_size)
 
-    sites = []
-    for name, layer in list(model.named_modules()):
-        found = _find(layer, layout)
-        if found is None:
-            continue
-        reason = _why_left(model, name, found, layout, stem, is_stem=layer in stems)
-        sites.append(_site(name, found, reason, traces.get(name)))
-        if not reason and not dry_run:
-            # A site without a geometry of its own takes its stride from the maps that reach it.
-            wear(layer, AsapSpec(found.geometry or Geometry((1, 1), (1, 1)), window, boundary, layout), found.mixin)
-    report = ConversionReport(tuple(sites), layout, window, boundary, stem, macs)
+    found = _find_all(model, options, stem, seen)
+    if not dry_run:
+        for name, site in found.items():
+            _attach(model.get_submodule(name), site, options)
+        if example is not None:
+            _check(model, example, found)
+    report = ConversionReport(
+        sites=tuple(row for site in found.values() for row in site.rows),
+        layout=options.layout,
+        window=options.window,
+        boundary=options.boundary,
+        stem=stem,
+        macs=seen.macs if seen else None,
+        watched=seen is not None,
+        unseen=() if seen else _unseen(model, found),
+    )
     _warn_of_small_maps(report)
     return report
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Found:
-    """A strided layer, or a block that downsamples in its `forward`, and what it would become."""
+    """What one module has to be converted, and its rows in the report.
 
-    layer: nn.Module
-    geometry: Geometry | None
-    mixin: type[AsapLayer] | None
-    functional: FunctionalSite | None = None
+    Attributes:
+        rows: Of the report.
+        mixin: What the module becomes; None where it is left.
+        geometry: Of a layer.
+        calls: Downsampling calls in the module's code.
+        is_part: The module's downsampling is reported with that of the block around it.
+    """
 
-    @property
-    def description(self) -> str:
-        plain = type(self.layer).__bases__[1] if is_converted(self.layer) else type(self.layer)
-        what = f"{self.functional.what} in {plain.__name__}" if self.functional else plain.__name__
-        return f"{what} {self.geometry}" if self.geometry else what
-
-
-def _find(layer: nn.Module, layout: str) -> _Found | None:
-    if site := functional_site(layer):
-        found = _Found(layer, site.geometry(layer), site.mixin(layout), site)
-    elif geometry := (layer.asap.geometry if is_converted(layer) else geometry_of(layer)):
-        found = _Found(layer, geometry, mixin_for(layer, geometry, layout))
-    else:
-        return None
-    return None if found.geometry and max(found.geometry.stride) == 1 else found
+    rows: list[DownsamplingLayer]
+    mixin: type[AsapLayer] | None = None
+    geometry: Geometry | None = None
+    calls: list[Call] = field(default_factory=list)
+    is_part: bool = False
 
 
-def _why_left(model: nn.Module, name: str, found: _Found, layout: str, stem: str | bool, is_stem: bool) -> str:
-    """The reason to leave a strided layer as it is, or an empty string."""
-    if is_converted(found.layer):
-        spec = found.layer.asap
-        return f"already converted ({spec.layout}, {spec.window}, {spec.boundary})"
-    stride = max(found.geometry.stride) if found.geometry else 0
+def _find_all(model: nn.Module, options: Options, stem: str | bool, seen: Observation | None) -> dict[str, _Found]:
+    stems, named = image_layers(model)
+    found: dict[str, _Found] = {}
+    for name, module in model.named_modules():
+        if any(isinstance(owner, torch.jit.ScriptModule) for owner in _owners(model, name)):
+            continue
+        operations = seen.at(name) if seen else None
+        if is_converted(module) and issubclass(module.asap_mixin, AliasFreeCalls):
+            found[name] = _Found([_row(name, plain_class(module).__name__, reason=_already(module))])
+        elif (site := site_of(module)) is not None:
+            blocks = [block for owner in _owners(model, name) if (block := functional_site(owner))]
+            if any(block.what == f"nn.{site.plain_class.__name__}" for block in blocks):
+                found[name] = _Found([], is_part=True)
+                continue
+            on_image = module not in named and any(operation.on_image for operation in operations or ())
+            is_stem = module in stems or on_image
+            reason = _why_left(model, name, module, site, options.layout, stem, is_stem, seen)
+            found[name] = _found_layer(name, module, site, reason, options.layout, seen)
+        elif reason := opaque_reason(module):
+            found[name] = _Found(_opaque_rows(name, module, reason, operations))
+        elif operations or (operations is None and not is_library_class(type(module))):
+            found[name] = _found_calls(model, name, module, operations, stem, seen)
+    return {name: site for name, site in found.items() if site.rows or site.is_part}
+
+
+def _owners(model: nn.Module, name: str) -> Iterator[nn.Module]:
+    """The modules around a module."""
+    while name:
+        name = name.rpartition(".")[0]
+        yield model.get_submodule(name)
+
+
+def _row(name: str, layer: str, **more: Any) -> DownsamplingLayer:
+    return DownsamplingLayer(name, layer, converted=False, **more)
+
+
+def _already(module: AsapLayer) -> str:
+    spec = module.asap
+    return f"already converted ({spec.layout}, {spec.window}, {spec.boundary})"
+
+
+# Layers with a stride, and blocks of timm.
+
+
+def _why_left(
+    model: nn.Module,
+    name: str,
+    module: nn.Module,
+    site: Downsampling,
+    layout: str,
+    stem: str | bool,
+    is_stem: bool,
+    seen: Observation | None,
+) -> str:
+    """The reason to leave a site as it is, or an empty string."""
+    if is_converted(module):
+        return _already(module)
+    stride = max(site.geometry.stride) if site.geometry else 0
+    if reason := _stem_reason(is_stem, stride, stem):
+        return reason
+    mixin = site.mixin(layout)
+    if mixin is None and site.is_block:
+        return site.reason
+    if not site.is_block and (owner := reducing_attention(model, name, seen.layers if seen else None)):
+        return f"a reduction inside {owner}"
+    if mixin is None:
+        return site.reason
+    if site.geometry and not keeps_sizes(module, site.geometry, mixin):
+        return "its own `forward` gives another size at stride 1 than its kernel and padding say"
+    return ""
+
+
+def _stem_reason(is_stem: bool, stride: int, stem: str | bool) -> str:
     if is_stem and stem is False:
         return "the stem, and stem=False"
     if is_stem and stem == "auto" and stride >= _PATCHIFY_STRIDE:
         return f"a patchify stem (stride {stride}); stem=True converts it"
-    if found.mixin is None:
-        return found.functional.reason
-    if found.functional is None and (owner := reducing_attention(model, name)):
-        return f"a reduction inside {owner}"
-    if found.functional is None and layout == "paper" and not found.geometry.fits_pool():
-        return "padded wider than 'same': the pool has fewer samples than its output"
     return ""
 
 
-def _stem_layers(model: nn.Module) -> list[nn.Module]:
-    """The first layers of the image: those timm names, or else the first convolution; and reshapes before them."""
-    traits = getattr(model, "_traits", None) or getattr(model, "pretrained_cfg", None) or {}
-    names = traits.get("first_conv") or ()
-    names = (names,) if isinstance(names, str) else tuple(names)
-    # Feature wrappers hold the network as 'model', or flatten its containers: 'stem.0' becomes 'stem_0'.
-    modules = {name.removeprefix("model.").replace(".", "_"): layer for name, layer in model.named_modules()}
-    found = [modules[name.replace(".", "_")] for name in names if name.replace(".", "_") in modules]
-    reshapes = [layer for layer in modules.values() if (site := functional_site(layer)) and site.is_stem]
-    return reshapes + (found or [layer for layer in modules.values() if isinstance(layer, nn.Conv2d)][:1])
-
-
-def _site(name: str, found: _Found, reason: str, trace: LayerTrace | None) -> Site:
+def _found_layer(
+    name: str, module: nn.Module, site: Downsampling, reason: str, layout: str, seen: Observation | None
+) -> _Found:
+    mixin = site.mixin(layout) if not reason else None
+    trace = seen.layers.get(name) if seen else None
     added, note = None, ""
-    if trace is not None and not reason:
-        size, stride = trace.input_size[1:], found.geometry.stride
-        added = multiply_adds(trace.input_size[0], size, stride, found.mixin.pools)
+    if trace is not None and mixin is not None and site.geometry:
+        stride = site.geometry.stride
+        size = trace.input_size[-len(stride) :]
+        added = multiply_adds(trace.input_size[0], size, stride, mixin.pools)
         if any(1 < n < 2 * s for n, s in zip(size, stride, strict=True) if s > 1):
-            note = f"a map of {size[0]}x{size[1]} keeps its mean alone at stride {max(stride)}"
-    return Site(
+            shown = "x".join(map(str, size))
+            note = f"a map of {shown} keeps its mean alone at stride {max(stride)}"
+    row = DownsamplingLayer(
         name=name,
-        layer=found.description,
-        converted=not reason,
-        becomes="" if reason else found.mixin.becomes,
+        layer=site.what,
+        converted=mixin is not None,
+        becomes=mixin.becomes if mixin else "",
         reason=reason,
         input_size=trace.input_size if trace else None,
         macs=trace.macs if trace else None,
         added_macs=added,
         note=note,
     )
+    return _Found([row], mixin, site.geometry)
+
+
+# Modules that cannot be looked into.
+
+
+def _opaque_rows(
+    name: str, module: nn.Module, reason: str, operations: list[Operation] | None
+) -> list[DownsamplingLayer]:
+    if operations is None:
+        return [_row(name, plain_class(module).__name__, reason=reason, unhandled=True)]
+    return [_row(name, _described(operation, module), reason=reason, unhandled=True) for operation in operations]
+
+
+def _described(operation: Operation, module: nn.Module) -> str:
+    where = f", {operation.where}" if operation.where else ""
+    return f"{operation.kind} / {operation.factor} in {plain_class(module).__name__}{where}"
+
+
+# Calls in a module's own code.
+
+# Classes whose code is known: their layers and blocks are sites, whatever else they call downsamples nothing.
+_KNOWN = ("torch.", "timm.", "timm_asap.")
+
+
+def is_library_class(cls: type) -> bool:
+    """Whether a class's downsampling is known without reading its source."""
+    return cls.__module__.startswith(_KNOWN)
+
+
+def _found_calls(
+    model: nn.Module,
+    name: str,
+    module: nn.Module,
+    operations: list[Operation] | None,
+    stem: str | bool,
+    seen: Observation | None,
+) -> _Found:
+    calls = calls_in(module)
+    kind = type(module).__name__
+    if operations is None:
+        certain = [call for call in calls if call.strides]
+        rows = [DownsamplingLayer(name, f"{call.name} in {kind}, {call.where}", True, call.becomes) for call in certain]
+        return _Found(rows, AliasFreeCalls if certain else None, calls=calls)
+    rows, mixin = [], None
+    owner = reducing_attention(model, name, seen.layers if seen else None)
+    for operation in operations:
+        call = next((c for c in calls if c.covers(operation.lines)), None)
+        call = call or next((c for c in calls if c.instance and not c.file), None)
+        reason = _stem_reason(operation.on_image, max(operation.stride), stem)
+        if operation.filters_itself:
+            reason = reason or "PyTorch's own antialiasing, a low-pass already"
+        elif owner:
+            reason = reason or f"a reduction inside {owner}"
+        what = _described(operation, module)
+        if reason:
+            rows.append(_row(name, what, reason=reason))
+        elif call is None:
+            rows.append(_row(name, what, reason=_UNREAD, unhandled=True))
+        else:
+            mixin = AliasFreeCalls
+            where = f", {call.where}" if call.file else ""
+            rows.append(DownsamplingLayer(name, f"{call.name} in {kind}{where}", True, call.becomes))
+    rows = list(dict.fromkeys(rows))
+    if mixin is not None and any(row.reason for row in rows if not row.unhandled):
+        # Calls are rewritten class by class, all of them: what is to be left would be converted with the rest.
+        rows = [replace(row, converted=False, becomes="", reason=row.reason or _MIXED) for row in rows]
+        mixin = None
+    return _Found(rows, mixin, calls=calls)
+
+
+_UNREAD = "no call in the module's source does it, or its source is not available"
+_MIXED = "another call of the same module is left, and calls are rewritten together"
+
+
+def _unseen(model: nn.Module, found: dict[str, _Found]) -> tuple[str, ...]:
+    """What reading the modules leaves open."""
+    lines: dict[str, None] = {}
+    classes: dict[str, None] = {}
+    for name, module in model.named_modules():
+        if is_library_class(plain_class(module)) or is_converted(module):
+            continue
+        classes[type(module).__name__] = None
+        for call in calls_in(module):
+            if call.strides is None and (name not in found or found[name].mixin is None):
+                where = f", {call.where}" if call.file else ""
+                lines[f"{call.name} in {type(module).__name__}{where}, which shrinks its map or not"] = None
+    if not classes:
+        return ()
+    shown = ", ".join(list(classes)[:5]) + (", ..." if len(classes) > 5 else "")
+    last = f"what {shown} compute besides; example=(an input) watches a forward pass"
+    return (*lines, last)
+
+
+# Attaching and checking.
+
+
+def _attach(module: nn.Module, site: _Found, options: Options) -> None:
+    if site.mixin is None:
+        return
+    # A site without a geometry of its own takes its stride from the maps that reach it.
+    attach(module, AsapSpec(site.geometry or Geometry((1, 1), (1, 1)), *options), site.mixin)
+
+
+def _check(model: nn.Module, example: Any, found: dict[str, _Found]) -> None:
+    """Run the converted model on noise; put back and report what still aliases."""
+    try:
+        result = check_conversion(model, example, {name for name, site in found.items() if site.mixin is None})
+    except Exception:
+        for name, site in found.items():
+            if site.mixin is not None:
+                detach(model.get_submodule(name))
+        raise
+    for name, reason in result.failed.items():
+        site = found[name]
+        detach(model.get_submodule(name))
+        site.mixin = None
+        site.rows = [
+            replace(
+                row, converted=False, becomes="", reason=row.reason or reason, unhandled=row.converted or row.unhandled
+            )
+            for row in site.rows
+        ]
+    for operation in result.missed:
+        site = found.setdefault(operation.module, _Found([]))
+        what = _described(operation, model.get_submodule(operation.module))
+        if not any(row.layer == what for row in site.rows):
+            site.rows.append(_row(operation.module, what, reason=_UNREAD, unhandled=True))
 
 
 def _warn_of_small_maps(report: ConversionReport) -> None:

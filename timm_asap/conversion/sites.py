@@ -1,87 +1,40 @@
-"""Where timm's networks downsample without a layer: poolings called as functions, slices and reshapes.
+"""Where a network downsamples: one answer per module, for layers with a stride and for blocks that do it inside.
 
-A walk over modules meets the block that does it. This table knows those blocks by class: how each is made alias-free,
-or why it is left.
+Timm's networks also downsample without a layer: by poolings called as functions, slices and reshapes. A table below
+knows those blocks by class: how each is made alias-free, or why it is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from timm_asap.conversion.geometry import Geometry
-from timm_asap.conversion.strided import AsapLayer, LowPassed, MaxThenPool
-from timm_asap.resample import resample2d
+from timm_asap.conversion.blocks import (
+    AlternativeFunction,
+    LowPassedFusion,
+    PooledTokens,
+    called_function,
+)
+from timm_asap.conversion.functional import REPLACEMENTS, interpolated_size
+from timm_asap.conversion.geometry import CONVOLUTIONS, MAX_POOLS, Geometry, geometry_of, is_deformable
+from timm_asap.conversion.observe import LayerTrace
+from timm_asap.conversion.rewrite import AliasFreeCalls
+from timm_asap.conversion.strided import AsapLayer, LowPassed, is_converted, mixin_for, plain_class, uses_own_forward
 
-__all__ = ["FunctionalSite", "functional_site"]
-
-
-class MaximumBranch(MaxThenPool):
-    """Inception v3's reduction: the last of its branches is `F.max_pool2d` of the block's input."""
-
-    becomes = "max at stride 1, then pool, for that branch"
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Run the plain block, whose branches come from `_forward`."""
-        return super(MaxThenPool, self).forward(x)
-
-    def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        # The plain block's own maximum is thrown away: a hundredth of what its convolutions cost.
-        return [*super()._forward(x)[:-1], self._downsample(x)]
-
-    def _downsample(self, x: torch.Tensor) -> torch.Tensor:
-        return MaxThenPool.forward(self, x)
-
-
-class PooledBranch(MaximumBranch):
-    """The same in the paper's layout: the pool in place of the maximum."""
-
-    becomes = "pool, for that branch"
-
-    def _downsample(self, x: torch.Tensor) -> torch.Tensor:
-        return self._pool_to_plain_size(x)
-
-
-class PooledTokens(AsapLayer):
-    """LeViT's strided slice of queries: tokens of a map, taken every other row and column."""
-
-    becomes = "pool"
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pool tokens of shape (B, H W, C)."""
-        batch, _, channels = x.shape
-        image = x.transpose(1, 2).reshape(batch, channels, *self.resolution)
-        return self._pool(image).flatten(2).transpose(1, 2)
-
-
-class LowPassedFusion(AsapLayer):
-    """MobileNetV5's fusion of scales, which averages or interpolates to a resolution fixed at construction."""
-
-    becomes = "low-pass, then the average or interpolation"
-    pools = False
-
-    def forward(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-        """Fuse maps at the size of the first, low-pass, and bring the result to the output's resolution."""
-        size, target = inputs[0].shape[-2:], self.output_resolution
-        enlarged = [
-            F.interpolate(x, size=size, mode=self.interpolation_mode)
-            if x.shape[-2] < size[0] or x.shape[-1] < size[1]
-            else x
-            for x in inputs
-        ]
-        x = self.ffn(torch.cat(enlarged, dim=1))
-        # The stride is known here alone, and need not be whole: then the next whole one, to alias nothing.
-        stride = tuple(-(-n // out) for n, out in zip(size, target, strict=True))
-        x = resample2d(x, "lowpass", stride, self.asap.window, self.asap.boundary)
-        if tuple(size) == tuple(target):
-            return self.norm(x)
-        if any(n % out for n, out in zip(size, target, strict=True)):
-            return self.norm(F.interpolate(x, size=target, mode="bilinear"))
-        return self.norm(F.avg_pool2d(x, stride, stride))
+__all__ = [
+    "Downsampling",
+    "FunctionalSite",
+    "functional_site",
+    "image_layers",
+    "opaque_reason",
+    "reducing_attention",
+    "site_of",
+]
 
 
 def _same(mixin: type[AsapLayer]) -> dict[str, type[AsapLayer]]:
@@ -108,10 +61,6 @@ class FunctionalSite:
     applies: Callable[[nn.Module], bool] = lambda block: True
     is_stem: bool = False
 
-    def mixin(self, layout: str) -> type[AsapLayer] | None:
-        """What the block becomes in a layout, or None."""
-        return (self.mixins or {}).get(layout)
-
 
 def _fixed(kernel: int, stride: int) -> Callable[[nn.Module], Geometry]:
     return lambda block: Geometry((kernel, kernel), (stride, stride))
@@ -121,12 +70,13 @@ def _patches(size: Callable[[nn.Module], int]) -> Callable[[nn.Module], Geometry
     return lambda block: Geometry((size(block),) * 2, (size(block),) * 2)
 
 
+_OWN_POOL = "its class has a `forward` of its own, which may compute anything"
 _NO_STRIDE = "the block has no stride that the paper's layout could take away"
 _GATE = "a gate inside attention, enlarged again afterwards"
 _KEYS = "a reduction of keys and values inside attention"
 _MERGE = "a transformer's patch merging, done by reshaping tokens: not covered"
 
-_REDUCTION = FunctionalSite("F.max_pool2d", _fixed(3, 2), {"preserve": MaximumBranch, "paper": PooledBranch})
+_REDUCTION = FunctionalSite("F.max_pool2d", _fixed(3, 2), _same(AliasFreeCalls))
 _PATCH_MERGING = FunctionalSite("a reshape", _fixed(2, 2), reason=_MERGE)
 
 #: By module and class name.
@@ -181,11 +131,202 @@ _SITES = {
 
 
 def functional_site(block: nn.Module) -> FunctionalSite | None:
-    """The downsampling that a block does in its `forward`, without a layer for it; None for most.
+    """The downsampling that a block of timm does in its `forward`, without a layer for it; None for most.
 
     Args:
         block: Any module, converted or not.
     """
-    cls = type(block).__bases__[1] if isinstance(block, AsapLayer) else type(block)
+    cls = plain_class(block)
     site = _SITES.get(f"{cls.__module__}.{cls.__qualname__}")
     return site if site is not None and site.applies(block) else None
+
+
+@dataclass(frozen=True)
+class Downsampling:
+    """How one module downsamples, and what conversion does about it.
+
+    Attributes:
+        what: Class (and call, for a block), kernel and stride.
+        plain_class: The module's class before conversion.
+        geometry: Kernel and stride; None where the stride depends on the input.
+        mixins: What it becomes, by layout; a layout that is missing leaves it.
+        reason: Why it is left in such a layout.
+        is_block: It is a block of timm that downsamples in its `forward`, no layer.
+        is_stem: It turns the image into its first map, whatever comes before it.
+    """
+
+    what: str
+    plain_class: type[nn.Module]
+    geometry: Geometry | None
+    mixins: dict[str, type[AsapLayer]]
+    reason: str = ""
+    is_block: bool = False
+    is_stem: bool = False
+
+    def mixin(self, layout: str) -> type[AsapLayer] | None:
+        """What the module becomes in a layout, or None."""
+        return self.mixins.get(layout)
+
+
+def site_of(layer: nn.Module) -> Downsampling | None:
+    """How a module downsamples by itself, converted or not; None for most modules.
+
+    Args:
+        layer: Any module. Its submodules are sites of their own.
+    """
+    cls = plain_class(layer)
+    if block := functional_site(layer):
+        geometry = block.geometry(layer)
+        what = f"{block.what} in {cls.__name__}" + (f" {geometry}" if geometry else "")
+        return Downsampling(what, cls, geometry, block.mixins or {}, block.reason, True, block.is_stem)
+    geometry = layer.asap.geometry if is_converted(layer) else geometry_of(layer)
+    if geometry is not None and not geometry.strides:
+        return None
+    what = f"{cls.__name__} {geometry}" if geometry else cls.__name__
+    if called_function(cls) is not None:
+        return _site_of_call(layer, cls, geometry, what)
+    if geometry is None or cls.__module__.startswith("torch.ao."):
+        return None
+    return Downsampling(what, cls, geometry, *_mixins_of_layer(layer, geometry))
+
+
+def _site_of_call(layer: nn.Module, cls: type, geometry: Geometry | None, what: str) -> Downsampling | None:
+    """Of a layer that is one call of a function, if it can shrink its map."""
+    if isinstance(layer, nn.Upsample) and not _shrinks(layer):
+        return None
+    output = getattr(layer, "output_size", None)
+    if geometry is None and output is not None and set(output if isinstance(output, tuple) else (output,)) == {1}:
+        return None
+    if uses_own_forward(layer):
+        return Downsampling(what, cls, geometry, {}, _OWN_POOL)
+    return Downsampling(what, cls, geometry, _same(AlternativeFunction))
+
+
+def _shrinks(layer: nn.Upsample) -> bool:
+    return layer.scale_factor is not None and min(interpolated_size((1000,), None, layer.scale_factor)) < 1000
+
+
+def _mixins_of_layer(layer: nn.Module, geometry: Geometry) -> tuple[dict[str, type[AsapLayer]], str]:
+    """What a layer with a stride becomes by layout, and why it is left in the others."""
+    if isinstance(layer, tuple(MAX_POOLS.values())) and uses_own_forward(layer) and not geometry.same:
+        return {}, _OWN_POOL
+    mixins = {"preserve": mixin_for(layer, geometry, "preserve")}
+    if isinstance(layer, (nn.PixelUnshuffle, nn.Unfold)):
+        return mixins, "the layer has no stride that the paper's layout could take away"
+    if is_deformable(layer):
+        return mixins, "its offsets belong to the grid of its stride, which the paper's layout would change"
+    if not geometry.fits_pool():
+        return mixins, "padded wider than 'same': the pool has fewer samples than its output"
+    return {**mixins, "paper": mixin_for(layer, geometry, "paper")}, ""
+
+
+# Attention: what shortens keys, values or a gate is left; where the queries stride, so does the output.
+
+_ATTENTION = re.compile(r"(Attn|Attention)(\dd)?$")
+
+#: Layers of timm's attention classes whose stride is that of the block's output, by the name of the attribute.
+MAIN_PATH = {
+    "BottleneckAttn": {"pool"},  # averages the attention's output
+    "HaloAttn": {"pool", "q"},  # likewise, or queries at the output's grid
+    "MultiScaleAttention": {"pool_q", "q_pool"},  # the shortcut beside it is pooled alike
+    "SplitAttn": {"conv"},  # the convolution that is split
+}
+
+# What authors call the layers that shorten keys and values, in attention that is not timm's.
+_REDUCTIONS = re.compile(r"^(sr|kv?|v|key|value|kv_?pool|pool_[kv]|[kv]_pool|key_.*|value_.*|.*reduc.*|sr_.*)\d*$")
+
+
+def reducing_attention(model: nn.Module, name: str, layers: Mapping[str, LayerTrace] | None = None) -> str:
+    """The attention inside which a module reduces keys, values or a gate.
+
+    For timm's classes the main path is known by name. Any other class called attention reduces inside where it gives
+    its map back at the size that it took it; without traces, where the attribute is called as reductions are.
+
+    Args:
+        model: The network.
+        name: The module's name in it.
+        layers: Traces of a forward pass, by name.
+
+    Returns:
+        Class name of that attention; empty where the module is on the main path.
+    """
+    path = name.split(".") if name else []
+    for depth in range(len(path), -1, -1):
+        owner_name = ".".join(path[:depth])
+        owner = model.get_submodule(owner_name)
+        cls = plain_class(owner)
+        if not _ATTENTION.search(cls.__name__) or (depth == len(path) and site_of(owner) is not None):
+            continue
+        if cls.__module__.startswith("timm."):
+            inside = depth < len(path) and path[depth] not in MAIN_PATH.get(cls.__name__, ())
+        elif layers is not None and owner_name in layers:
+            trace = layers[owner_name]
+            inside = (
+                trace.input_size[1:] == trace.output_size[1:]
+                if len(trace.input_size) > 2
+                else (trace.input_size[:1] == trace.output_size[:1])
+            )
+        else:
+            inside = depth < len(path) and bool(_REDUCTIONS.match(path[depth]))
+        return cls.__name__ if inside else ""
+    return ""
+
+
+# Stems.
+
+
+def image_layers(model: nn.Module) -> tuple[set[nn.Module], set[nn.Module]]:
+    """The layers that read an image first, as far as modules show it.
+
+    timm's networks name theirs, and there may be several in a model. Elsewhere it is the first convolution, and every
+    other one of one or three channels, or of as many as the first where those are few.
+
+    Returns:
+        Those layers; and all modules of networks that name theirs.
+    """
+    stems: set[nn.Module] = set()
+    named: set[nn.Module] = set()
+    for network in model.modules():
+        traits = getattr(network, "_traits", None) or getattr(network, "pretrained_cfg", None)
+        names = traits.get("first_conv") if isinstance(traits, Mapping) else None
+        if not names or network in named:
+            continue
+        # Feature wrappers hold the network as 'model', or flatten its containers: 'stem.0' becomes 'stem_0'.
+        modules = {n.removeprefix("model.").replace(".", "_"): layer for n, layer in network.named_modules()}
+        names = (names,) if isinstance(names, str) else tuple(names)
+        found = [modules[name.replace(".", "_")] for name in names if name.replace(".", "_") in modules]
+        if found:
+            stems.update(found)
+            named.update(network.modules())
+    others = [m for m in model.modules() if m not in named]
+    readers = [m for m in others if isinstance(m, (*CONVOLUTIONS.values(), nn.PixelUnshuffle, nn.Unfold))]
+    convolutions = [m for m in readers if isinstance(m, tuple(CONVOLUTIONS.values()))]
+    if readers:
+        stems.add(readers[0])
+    if convolutions:
+        first = convolutions[0].in_channels
+        alike = {1, 3, first} if first <= 4 else {1, 3}
+        stems.add(convolutions[0])
+        stems.update(conv for conv in convolutions if conv.in_channels in alike and conv.groups == 1)
+    stems.update(m for m in model.modules() if (site := functional_site(m)) and site.is_stem)
+    return stems, named
+
+
+# What cannot be looked into.
+
+
+def opaque_reason(module: nn.Module) -> str:
+    """Why a module's downsampling can be neither read nor converted; empty for most modules."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "compiled by TorchScript; convert before compiling"
+    if isinstance(module, torch.fx.GraphModule):
+        targets = [node.target for node in module.graph.nodes if node.op == "call_function"]
+        if any(isinstance(target, torch._ops.OpOverload) for target in targets):
+            return "an exported graph; convert before exporting"
+        if any(target in REPLACEMENTS or target is operator.getitem for target in targets):
+            return "calls of a traced graph; convert before tracing"
+    if plain_class(module).__module__.startswith(("torch.ao.nn.q", "torch.ao.nn.intrinsic.q")):
+        stride = getattr(module, "stride", 1)
+        if max(stride if isinstance(stride, tuple) else (stride,)) > 1:
+            return "quantized, or prepared for it; convert the float network, export it, and quantize that"
+    return ""
