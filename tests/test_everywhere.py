@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
 from timm_asap import AsapPool2d, LowPass2d, asap_pool2d, convert, lowpass2d
-from timm_asap.resample import MatrixCache, _Key, matrix_cache
+from timm_asap.resample import matrix_cache
 
 DYNAMIC_BATCH = ({0: torch.export.Dim.DYNAMIC},)
 

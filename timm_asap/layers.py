@@ -6,7 +6,7 @@ import torch
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
 
-from timm_asap.resample import resample2d
+from timm_asap.resample import resample
 from timm_asap.spectral import as_boundary, as_window, check_count
 
 __all__ = ["AsapPool2d", "LowPass2d", "asap_pool2d", "lowpass2d"]
@@ -68,7 +68,7 @@ def lowpass2d(
         True
     """
     _check_image(x)
-    return resample2d(x, "lowpass", stride_pair(stride), as_window(window).value, as_boundary(boundary).value)
+    return resample(x, "lowpass", stride_pair(stride), as_window(window).value, as_boundary(boundary).value)
 
 
 @register_notrace_function
@@ -107,7 +107,7 @@ def asap_pool2d(
                   [1., 1.]]]])
     """
     _check_image(x)
-    return resample2d(x, "pool", stride_pair(stride), as_window(window).value, as_boundary(boundary).value)
+    return resample(x, "pool", stride_pair(stride), as_window(window).value, as_boundary(boundary).value)
 
 
 class _Resample2d(nn.Module):
@@ -137,7 +137,7 @@ class _Resample2d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the operator to (B, C, H, W) or (C, H, W)."""
         _check_image(x)
-        return resample2d(x, self.kind, self.stride, self.window, self.boundary)
+        return resample(x, self.kind, self.stride, self.window, self.boundary)
 
 
 @register_notrace_module

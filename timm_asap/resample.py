@@ -1,8 +1,9 @@
-"""Applies one matrix per axis to the last two axes of a tensor, with the matrices cached.
+"""Applies one matrix per axis to the last axes of a tensor, with the matrices cached.
 
-`y = R_h x R_w^T` is all that runs in a network. The matrices are constants: they are built in float64 from
-`timm_asap.spectral`, cast once, kept in a bounded cache, and never enter a state dict. Where PyTorch traces a graph
-that it shall run later, they are part of the graph instead (`timm_asap.traced`).
+`y = R_h x R_w^T`, with a matrix less or more for an axis less or more, is all that runs in a network. The matrices are
+constants: they are built in float64 from `timm_asap.spectral`, cast once, kept in a bounded cache, and never enter a
+state dict. Where PyTorch traces a graph that it shall run later, they are part of the graph instead
+(`timm_asap.traced`).
 """
 
 from __future__ import annotations
@@ -155,81 +156,82 @@ _DENSE_PLANE = 10_000
 _FEW_CHANNELS = 16
 
 
-def _is_known(condition: object) -> bool:
+def is_known(condition: object) -> bool:
     """Whether a condition on sizes holds whatever the size is: a traced graph must not depend on the example's."""
     return not isinstance(condition, torch.Tensor) and statically_known_true(condition)
 
 
 class _Operators(NamedTuple):
-    """The two matrices of one call: which there are, and how large."""
+    """The matrices of one call, one per axis of the grid: which there are, and how large."""
 
     kind: str
-    size: tuple[int, int]
-    stride: tuple[int, int]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
     window: str
     boundary: str
 
     @property
-    def output_size(self) -> tuple[int, int]:
+    def output_size(self) -> tuple[int, ...]:
         return tuple(_output_size(self.kind, n, s) for n, s in zip(self.size, self.stride, strict=True))
 
     def resizes(self, axis: int) -> bool:
         """Whether the axis has a matrix other than the identity."""
-        return self.stride[axis] > 1 and not _is_known(self.size[axis] == 1)
+        return self.stride[axis] > 1 and not is_known(self.size[axis] == 1)
 
     def fit_one_plane(self) -> bool:
-        if not (self.resizes(0) and self.resizes(1)):
+        if len(self.size) != 2 or not (self.resizes(0) and self.resizes(1)):
             return False
-        return _is_known(prod(self.size) * prod(self.output_size) <= _DENSE_PLANE)
+        return is_known(prod(self.size) * prod(self.output_size) <= _DENSE_PLANE)
 
-    def axis(self, axis: int, x: torch.Tensor) -> torch.Tensor | None:
-        """The matrix of an axis, or None for the identity."""
-        if not self.resizes(axis):
-            return None
-        return _matrix(self.kind, (self.size[axis],), (self.stride[axis],), self.window, self.boundary, x)
-
-    def axes(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The matrices of height and width: one and the same for a square, which halves what a graph computes."""
-        height = self.axis(0, x)
-        if self.stride[0] == self.stride[1] and _is_known(self.size[0] == self.size[1]):
-            return height, height
-        return height, self.axis(1, x)
+    def axes(self, x: torch.Tensor) -> list[torch.Tensor | None]:
+        """The matrix of every axis, None for the identity: one for all equal axes, which halves what a graph computes."""
+        matrices: list[torch.Tensor | None] = []
+        for axis, (n, s) in enumerate(zip(self.size, self.stride, strict=True)):
+            before = zip(matrices, self.size, self.stride, strict=False)
+            alike = [matrix for matrix, n2, s2 in before if s2 == s and is_known(n2 == n)]
+            if not self.resizes(axis):
+                matrices.append(None)
+            elif alike:
+                matrices.append(alike[0])
+            else:
+                matrices.append(_matrix(self.kind, (n,), (s,), self.window, self.boundary, x))
+        return matrices
 
     def plane(self, x: torch.Tensor) -> torch.Tensor:
         return _matrix(self.kind, self.size, self.stride, self.window, self.boundary, x)
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
-    """Whether the channels of (B, C, H, W) lie closest in memory.
+    """Whether the channels of (B, C, H, W) or (B, C, D, H, W) lie closest in memory.
 
     By strides: `is_contiguous(memory_format=...)` is not available under vmap. A trace by `torch.jit.trace` is for any
     memory format: no.
     """
-    return not torch.jit.is_tracing() and x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1
+    return not torch.jit.is_tracing() and x.ndim in (4, 5) and x.stride(1) == 1 and x.shape[1] > 1
 
 
 def to_channels_last(x: torch.Tensor) -> torch.Tensor:
     """`x` with its channels closest in memory; unlike `contiguous(memory_format=...)`, under vmap too."""
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-def resample2d(x: torch.Tensor, kind: str, stride: tuple[int, int], window: str, boundary: str) -> torch.Tensor:
-    """`R_h x R_w^T` over the last two axes, R the low-pass or the pool. Arguments are trusted.
+def resample(x: torch.Tensor, kind: str, stride: tuple[int, ...], window: str, boundary: str) -> torch.Tensor:
+    """`R_h x R_w^T` over the last axes, R the low-pass or the pool: as many axes as strides. Arguments are trusted.
 
     Args:
-        x: (B, C, H, W) or (C, H, W).
+        x: (B, C, *grid) or (C, *grid), the grid of one, two or three axes.
         kind: `"lowpass"` or `"pool"`.
-        stride: Of the height and of the width.
+        stride: Of every axis of the grid.
         window: Window name.
         boundary: Boundary name.
 
     Returns:
         The low-passed or pooled maps, in the dtype and memory format of `x`.
     """
-    operators = _Operators(kind, tuple(x.shape[-2:]), stride, window, boundary)
-    if not is_channels_last(x):
+    operators = _Operators(kind, tuple(x.shape[-len(stride) :]), stride, window, boundary)
+    if not (is_channels_last(x) and x.ndim == len(stride) + 2):
         return _apply(x, operators)
-    if x.shape[1] < _FEW_CHANNELS:
+    if x.ndim == 5 or x.shape[1] < _FEW_CHANNELS:
         return to_channels_last(_apply(x.contiguous(), operators))
     return _apply_channels_last(x, operators)
 
@@ -237,11 +239,14 @@ def resample2d(x: torch.Tensor, kind: str, stride: tuple[int, int], window: str,
 def _apply(x: torch.Tensor, operators: _Operators) -> torch.Tensor:
     if operators.fit_one_plane():
         return torch.matmul(x.flatten(-2), operators.plane(x).transpose(0, 1)).unflatten(-1, operators.output_size)
-    height, width = operators.axes(x)
-    if width is not None:
-        x = torch.matmul(x, width.transpose(0, 1))
-    if height is not None:
-        x = torch.matmul(height, x)
+    *others, last = operators.axes(x)
+    if last is not None:
+        x = torch.matmul(x, last.transpose(0, 1))
+    if others and others[-1] is not None:
+        x = torch.matmul(others[-1], x)
+    if len(others) > 1 and others[0] is not None:
+        grid = x.shape[-2:]
+        x = torch.matmul(others[0], x.flatten(-2)).unflatten(-1, grid)
     return x
 
 

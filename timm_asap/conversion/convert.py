@@ -251,10 +251,11 @@ def _found_layer(
     mixin = site.mixin(layout) if not reason else None
     trace = seen.layers.get(name) if seen else None
     added, note = None, ""
-    if trace is not None and mixin is not None and site.geometry:
+    # Tokens, of which a block knows the grid, are counted as nothing.
+    if trace is not None and mixin is not None and site.geometry and len(trace.input_size) == site.geometry.axes + 1:
+        channels, *size = trace.input_size
         stride = site.geometry.stride
-        size = trace.input_size[-len(stride) :]
-        added = multiply_adds(trace.input_size[0], size, stride, mixin.pools)
+        added = multiply_adds(channels, size, stride, mixin.pools if site.pools is None else site.pools)
         if any(1 < n < 2 * s for n, s in zip(size, stride, strict=True) if s > 1):
             shown = "x".join(map(str, size))
             note = f"a map of {shown} keeps its mean alone at stride {max(stride)}"

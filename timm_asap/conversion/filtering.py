@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from timm_asap.resample import resample2d
+from timm_asap.resample import resample as _resample
 
 __all__ = ["Filtered", "is_hidden", "opaque_to_fx", "resample", "resample_axes", "unwatched", "watching_filters"]
 
@@ -105,17 +105,6 @@ def resample(x: torch.Tensor, kind: str, stride: Sizes, window: str, boundary: s
     for watcher in _watchers:
         watcher(Filtered(x, y, kind, stride, window, boundary))
     return y
-
-
-def _resample(x: torch.Tensor, kind: str, stride: Sizes, window: str, boundary: str) -> torch.Tensor:
-    if len(stride) == 2:
-        return resample2d(x, kind, stride, window, boundary)
-    if len(stride) == 1:
-        return resample2d(x.unsqueeze(-2), kind, (1, *stride), window, boundary).squeeze(-2)
-    depth, *plane = stride
-    x = resample2d(x.flatten(-4, -3), kind, tuple(plane), window, boundary).unflatten(-3, x.shape[-4:-2])
-    grid = x.shape[-2:]
-    return resample2d(x.flatten(-2), kind, (depth, 1), window, boundary).unflatten(-1, grid)
 
 
 @opaque_to_fx

@@ -18,7 +18,7 @@ from timm.layers.padding import pad_same_arg
 
 from timm_asap.conversion.filtering import opaque_to_fx, resample, resample_axes, unwatched
 from timm_asap.conversion.geometry import Geometry, as_sizes
-from timm_asap.resample import is_channels_last
+from timm_asap.resample import is_channels_last, is_known
 from timm_asap.sliding_max import sliding_max2d
 
 __all__ = [
@@ -57,7 +57,7 @@ def _lowpass(x: torch.Tensor, stride: Sizes, options: Options) -> torch.Tensor:
 
 def check_size(name: str, size: Sizes, output: Sizes) -> None:
     """RuntimeError, as PyTorch's own pools raise, where a map is too small for a window."""
-    if min(output) < 1:
+    if any(is_known(n < 1) for n in output):
         shown = "x".join(map(str, size))
         raise RuntimeError(f"{name}: a map of {shown} is too small: its output would have no sample")
 

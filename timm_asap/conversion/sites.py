@@ -52,6 +52,7 @@ class FunctionalSite:
         reason: Why it is left, where it is.
         applies: Whether this block has the site at all.
         is_stem: The block turns the image into its first map.
+        pools: Whether the pool runs in it, or else the low-pass; None for what its mixin says.
     """
 
     what: str
@@ -60,6 +61,7 @@ class FunctionalSite:
     reason: str = ""
     applies: Callable[[nn.Module], bool] = lambda block: True
     is_stem: bool = False
+    pools: bool | None = None
 
 
 def _fixed(kernel: int, stride: int) -> Callable[[nn.Module], Geometry]:
@@ -76,7 +78,7 @@ _GATE = "a gate inside attention, enlarged again afterwards"
 _KEYS = "a reduction of keys and values inside attention"
 _MERGE = "a transformer's patch merging, done by reshaping tokens: not covered"
 
-_REDUCTION = FunctionalSite("F.max_pool2d", _fixed(3, 2), _same(AliasFreeCalls))
+_REDUCTION = FunctionalSite("F.max_pool2d", _fixed(3, 2), _same(AliasFreeCalls), pools=True)
 _PATCH_MERGING = FunctionalSite("a reshape", _fixed(2, 2), reason=_MERGE)
 
 #: By module and class name.
@@ -153,6 +155,7 @@ class Downsampling:
         reason: Why it is left in such a layout.
         is_block: It is a block of timm that downsamples in its `forward`, no layer.
         is_stem: It turns the image into its first map, whatever comes before it.
+        pools: Whether it will run the pool, or else the low-pass; None for what its mixin says.
     """
 
     what: str
@@ -162,6 +165,7 @@ class Downsampling:
     reason: str = ""
     is_block: bool = False
     is_stem: bool = False
+    pools: bool | None = None
 
     def mixin(self, layout: str) -> type[AsapLayer] | None:
         """What the module becomes in a layout, or None."""
@@ -178,7 +182,7 @@ def site_of(layer: nn.Module) -> Downsampling | None:
     if block := functional_site(layer):
         geometry = block.geometry(layer)
         what = f"{block.what} in {cls.__name__}" + (f" {geometry}" if geometry else "")
-        return Downsampling(what, cls, geometry, block.mixins or {}, block.reason, True, block.is_stem)
+        return Downsampling(what, cls, geometry, block.mixins or {}, block.reason, True, block.is_stem, block.pools)
     geometry = layer.asap.geometry if is_converted(layer) else geometry_of(layer)
     if geometry is not None and not geometry.strides:
         return None

@@ -136,7 +136,7 @@ def _read(name: str, args: tuple, kwargs: dict[str, Any], y: torch.Tensor) -> Op
             return Operation("rearrangement", name, axes, (args[1],) * 2, *shape, upsamples=True)
         if op == "im2col":
             return _strided("patches", name, x, y, _last_axes(x, 2), _full(_argument(args, kwargs, 4, "stride"), 2))
-        if op == "unfold" and x.ndim >= 3 and args[3] > 1:
+        if op == "unfold" and x.ndim >= 3 and args[3] > args[2]:  # others are windows, which keep every sample
             return Operation("patches", name, (args[1] % x.ndim,), (args[3],), tuple(x.shape), tuple(y.shape))
         return None
     if "deform_conv" in op:
@@ -239,6 +239,8 @@ class Watcher(TorchDispatchMode):
                 self._read_slice(args, kwargs, y)
             elif name in _SPLITS:
                 self._read_reshape(name, x, y)
+            elif name == "aten::unfold" and args[2] == args[3] > 1 and x.is_floating_point():
+                self._read_windows(x, args[1] % x.ndim, y)
             elif name in _REORDERS and x in self._blocks:
                 blocks = self._blocks[x]
                 self._blocks[y] = replace(blocks, parts=_reordered(blocks.parts, name, args))
@@ -337,6 +339,11 @@ class Watcher(TorchDispatchMode):
         if stride := _merged(blocks.parts, tuple(x.shape), tuple(y.shape)):
             shapes = (tuple(blocks.x.shape), tuple(y.shape))
             self._keep(Operation("rearrangement", name, tuple(stride), tuple(stride.values()), *shapes), blocks.x)
+
+    def _read_windows(self, x: torch.Tensor, axis: int, y: torch.Tensor) -> None:
+        blocks = self._blocks.get(x) or _Blocks(x, tuple((i, "whole") for i in range(x.ndim)))
+        parts = [(i, "block") if position == axis else (i, part) for position, (i, part) in enumerate(blocks.parts)]
+        self._blocks[y] = _Blocks(blocks.x, (*parts, (blocks.parts[axis][0], "within")))
 
 
 @dataclass
