@@ -184,7 +184,7 @@ class _Operators(NamedTuple):
         return is_known(prod(self.size) * prod(self.output_size) <= _DENSE_PLANE)
 
     def axes(self, x: torch.Tensor) -> list[torch.Tensor | None]:
-        """The matrix of every axis, None for the identity: one for all equal axes, which halves what a graph computes."""
+        """The matrix of every axis, None for the identity; equal axes share one, so that a graph holds it once."""
         matrices: list[torch.Tensor | None] = []
         for axis, (n, s) in enumerate(zip(self.size, self.stride, strict=True)):
             before = zip(matrices, self.size, self.stride, strict=False)

@@ -15,7 +15,7 @@ from timm_asap.conversion.filtering import Filtered
 from timm_asap.conversion.watch import Operation, watch
 from timm_asap.spectral import window_weights
 
-__all__ = ["Checked", "check_conversion", "share_above"]
+__all__ = ["Checked", "check_conversion", "samples", "share_above"]
 
 # Share of the energy above the cut that is rounding. TODO-MEASURE
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-8, torch.float16: 1e-4, torch.bfloat16: 1e-3}
@@ -55,7 +55,7 @@ def check_conversion(model: nn.Module, example: Any, left: Collection[str]) -> C
     # The last low-pass of each module, until an operation has sampled it.
     last: defaultdict[str, list[Filtered]] = defaultdict(list)
 
-    def on_filter(call: Filtered, name: str) -> None:
+    def on_filter(call: Filtered, name: str, lines: Any) -> None:
         if call.kind == "lowpass":
             last[name].append(call)
         if name in converted and not _is_right(call):
@@ -65,7 +65,7 @@ def check_conversion(model: nn.Module, example: Any, left: Collection[str]) -> C
         name = operation.module
         if operation.upsamples or operation.filters_itself or name in left:
             return
-        if any(_samples(operation, call) for call in last.pop(name, ())):
+        if any(samples(operation, call) for call in last.pop(name, ())):
             return
         if name not in converted:
             result.missed.append(operation)
@@ -94,7 +94,7 @@ def _noise_like(value: Any) -> Any:
     return type(value)(map(_noise_like, value)) if isinstance(value, (tuple, list)) else value
 
 
-def _samples(operation: Operation, call: Filtered) -> bool:
+def samples(operation: Operation, call: Filtered) -> bool:
     """Whether an operation samples the map that a low-pass gave, perhaps padded."""
     x, y = operation.x, call.y
     if x.ndim != y.ndim:

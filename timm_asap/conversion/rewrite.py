@@ -179,7 +179,7 @@ def _methods(cls: type[nn.Module]) -> dict[str, FunctionType]:
     seen: set[str] = set()
     for owner in cls.__mro__:
         for name, value in vars(owner).items():
-            if name in seen:
+            if name in seen or name in ("__init__", "__getattr__", "__setattr__"):
                 continue
             seen.add(name)
             value = value.__func__ if isinstance(value, staticmethod) else value

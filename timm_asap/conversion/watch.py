@@ -185,7 +185,7 @@ class Watcher(TorchDispatchMode):
         images: The network's inputs: what reads them without a kernel in between is a stem.
         on_operation: Called with every operation while its tensors are at hand. What is not listed in the end was no
             downsampling after all: a slice of which other slices take the rest.
-        on_filter: Called with every use of this package's operator, and the name of the module that used it.
+        on_filter: Called with every use of this package's operator, the name of the module that used it, and the lines.
 
     Attributes:
         operations: What was seen, in the order of the pass.
@@ -196,7 +196,7 @@ class Watcher(TorchDispatchMode):
         model: nn.Module,
         images: Any = (),
         on_operation: Callable[[Operation], None] | None = None,
-        on_filter: Callable[[Filtered, str], None] | None = None,
+        on_filter: Callable[[Filtered, str, tuple[Line, ...]], None] | None = None,
     ) -> None:
         super().__init__()
         self.operations: list[Operation] = []
@@ -280,7 +280,7 @@ class Watcher(TorchDispatchMode):
         if call.kind == "lowpass" and call.x in self._images:
             self._images[call.y] = self._images[call.x]
         if self._on_filter is not None:
-            self._on_filter(call, self._origin()[0])
+            self._on_filter(call, *self._origin())
 
     def _follow_images(self, name: str, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         grids = [self._images[t] for t in tensors_of(args) if t in self._images] if self._images else []
@@ -443,7 +443,7 @@ def watch(
     model: nn.Module,
     example: Any,
     on_operation: Callable[[Operation], None] | None = None,
-    on_filter: Callable[[Filtered, str], None] | None = None,
+    on_filter: Callable[[Filtered, str, tuple[Line, ...]], None] | None = None,
 ) -> list[Operation]:
     """Every operation of one forward pass that makes a grid coarser or finer, in the order of the pass.
 
