@@ -96,17 +96,18 @@ def _noise_like(value: Any) -> Any:
 
 def samples(operation: Operation, call: Filtered) -> bool:
     """Whether an operation samples the map that a low-pass gave, perhaps padded."""
-    x, y = operation.x, call.y
+    # The operator's grid lies last; an operation's may lie elsewhere.
+    x, y = operation.x.movedim(operation.axes, tuple(range(-len(operation.axes), 0))), call.y
+    if x.ndim == y.ndim + 1 and x.shape[-2] == 1:  # PyTorch pools one axis as two, the first of one sample
+        x = x.squeeze(-2)
     if x.ndim != y.ndim:
         return False
-    # The operator's grid lies last; an operation's may lie elsewhere.
-    x = x.movedim(operation.axes, tuple(range(-len(operation.axes), 0)))
-    if len(call.stride) == len(operation.stride) and any(
-        mine < theirs for mine, theirs in zip(call.stride, operation.stride, strict=True)
-    ):
+    axes = min(len(call.stride), len(operation.stride))
+    pairs = zip(call.stride[-axes:], operation.stride[-axes:], strict=True)
+    if any(mine < theirs for mine, theirs in pairs):
         return False
     room = [outer - inner for outer, inner in zip(x.shape, y.shape, strict=True)]
-    if min(room) < 0 or any(room[: x.ndim - len(operation.axes)]):
+    if min(room) < 0 or any(room[: x.ndim - axes]):
         return False
     offsets = [sorted({0, n // 2, n - n // 2}) for n in room]
     for offset in itertools.product(*offsets):

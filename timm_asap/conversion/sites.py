@@ -183,11 +183,12 @@ def site_of(layer: nn.Module) -> Downsampling | None:
         geometry = block.geometry(layer)
         what = f"{block.what} in {cls.__name__}" + (f" {geometry}" if geometry else "")
         return Downsampling(what, cls, geometry, block.mixins or {}, block.reason, True, block.is_stem, block.pools)
-    geometry = layer.asap.geometry if is_converted(layer) else geometry_of(layer)
+    is_call = called_function(cls) is not None
+    geometry = layer.asap.geometry if is_converted(layer) and not is_call else geometry_of(layer)
     if geometry is not None and not geometry.strides:
         return None
     what = f"{cls.__name__} {geometry}" if geometry else cls.__name__
-    if called_function(cls) is not None:
+    if is_call:
         return _site_of_call(layer, cls, geometry, what)
     if geometry is None or cls.__module__.startswith("torch.ao."):
         return None
@@ -201,7 +202,7 @@ def _site_of_call(layer: nn.Module, cls: type, geometry: Geometry | None, what: 
     output = getattr(layer, "output_size", None)
     if geometry is None and output is not None and set(output if isinstance(output, tuple) else (output,)) == {1}:
         return None
-    if uses_own_forward(layer):
+    if not is_converted(layer) and uses_own_forward(layer):
         return Downsampling(what, cls, geometry, {}, _OWN_POOL)
     return Downsampling(what, cls, geometry, _same(AlternativeFunction))
 

@@ -116,7 +116,9 @@ class AsapLayer:
         mixin, spec = self.asap_mixin, detach(self)
         setattr(self, name, value)
         geometry = geometry_of(self)
-        mixin = mixin_for(self, geometry, spec.layout) if mixin in _OF_GEOMETRY else mixin
+        if mixin in _OF_GEOMETRY:  # at stride 1 the paper's layout would be the pool of nothing in place of the layer
+            in_paper = geometry.strides and geometry.fits_pool()
+            mixin = mixin_for(self, geometry, spec.layout if in_paper else "preserve")
         attach(self, replace(spec, geometry=geometry or spec.geometry), mixin)
 
     @classmethod

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from timm_asap.conversion.filtering import Filtered, is_hidden, watching_filters
+from timm_asap.conversion.filtering import Filtered, is_hidden, unwatched, watching_filters
 from timm_asap.conversion.functional import shrinking, stepped_axes
 
 __all__ = ["Operation", "Watcher", "tensors_of", "undisturbed", "watch"]
@@ -280,7 +280,9 @@ class Watcher(TorchDispatchMode):
         if call.kind == "lowpass" and call.x in self._images:
             self._images[call.y] = self._images[call.x]
         if self._on_filter is not None:
-            self._on_filter(call, *self._origin())
+            origin = self._origin()
+            with unwatched():
+                self._on_filter(call, *origin)
 
     def _follow_images(self, name: str, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         grids = [self._images[t] for t in tensors_of(args) if t in self._images] if self._images else []

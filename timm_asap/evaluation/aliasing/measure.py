@@ -74,7 +74,7 @@ def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[SiteAlias
     The pass is watched for whatever makes a grid coarser: layers, functions called in a `forward`, strided slices,
     compiled code. A plain network is measured where conversion would put the low-pass (average and blur pools after
     the filter that they have), a twin after its low-pass: the two lists compare site by site. With the circular
-    boundary a twin reads rounding errors at its converted sites, 1e-13 in float32. The other boundaries continue the map
+    boundary a twin reads rounding errors at its converted sites, 1e-13 in float32. Other boundaries continue the map
     beyond its edges in their own way, of which the periodic spectrum that is measured here sees the seam.
 
     Args:
