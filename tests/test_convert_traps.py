@@ -198,7 +198,7 @@ def test_fractional_windows_are_the_plain_layers():
     layer = nn.FractionalMaxPool2d(3, output_size=(5, 6), return_indices=True, _random_samples=torch.rand(2, 3, 2))
     _, plain = layer(x)
     convert(layer)
-    y, indices = layer(x)
+    _, indices = layer(x)
     assert torch.equal(indices, plain)
     # a map whose dense maximum is smooth enough to pass unchanged: a constant
     torch.testing.assert_close(layer(torch.ones(2, 3, 12, 14))[0], torch.ones(2, 3, 5, 6))
@@ -219,7 +219,8 @@ class StaticSame(nn.Conv2d):
     """Padding computed in `forward`, as TensorFlow's ports do."""
 
     def forward(self, x):
-        size = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in zip(x.shape[2:], self.stride, self.kernel_size)]
+        axes = zip(x.shape[2:], self.stride, self.kernel_size, strict=True)
+        size = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in axes]
         x = F.pad(x, [size[1] // 2, size[1] - size[1] // 2, size[0] // 2, size[0] - size[0] // 2])
         return F.conv2d(x, self.weight, self.bias, self.stride, 0)
 

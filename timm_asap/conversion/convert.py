@@ -16,7 +16,7 @@ from timm_asap.conversion.functional import Options
 from timm_asap.conversion.geometry import Geometry, multiply_adds
 from timm_asap.conversion.observe import Observation, observe, observe_on_meta
 from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
-from timm_asap.conversion.rewrite import AliasFreeCalls, Call, calls_in
+from timm_asap.conversion.rewrite import AliasFreeCalls, Call, call_of, calls_in
 from timm_asap.conversion.sites import (
     Downsampling,
     functional_site,
@@ -317,8 +317,7 @@ def _found_calls(
     rows, mixin = [], None
     owner = reducing_attention(model, name, seen.layers if seen else None)
     for operation in operations:
-        call = next((c for c in calls if c.covers(operation.lines)), None)
-        call = call or next((c for c in calls if c.instance and not c.file), None)
+        call = call_of(calls, operation.lines, operation.kind)
         reason = _stem_reason(operation.on_image, max(operation.stride), stem)
         if operation.filters_itself:
             reason = reason or "PyTorch's own antialiasing, a low-pass already"

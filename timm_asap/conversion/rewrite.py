@@ -13,7 +13,7 @@ import ast
 import builtins
 import inspect
 import linecache
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import nn
 from timm_asap.conversion.functional import REPLACEMENTS, Options, Replacement, alias_free, getitem
 from timm_asap.conversion.strided import AsapLayer
 
-__all__ = ["AliasFreeCalls", "Call", "Rewritten", "calls_in", "rewritten_methods"]
+__all__ = ["AliasFreeCalls", "Call", "Rewritten", "call_of", "calls_in", "rewritten_methods"]
 
 # Modules whose functions are never looked into.
 _LIBRARIES = ("torch.", "timm_asap.", "builtins", "numpy.", "einops.")
@@ -60,9 +60,39 @@ class Call:
         """File and line, as a report shows them."""
         return f"{Path(self.file).name}:{self.first_line}"
 
-    def covers(self, lines: tuple[tuple[str, int], ...]) -> bool:
-        """Whether one of the lines is in this call."""
-        return any(file == self.file and self.first_line <= line <= self.last_line for file, line in lines)
+    def covers(self, lines: Iterable[tuple[str, int, int]]) -> bool:
+        """Whether one of the lines that a watcher saw is in this call."""
+        return any(file == self.file and self.first_line <= line <= self.last_line for file, line, _ in lines)
+
+
+# What a watcher calls the operations of a function, by a part of the function's name.
+_KINDS = {
+    "conv": ("convolution",),
+    "max_pool": ("max-pool", "adaptive max-pool", "fractional max-pool"),
+    "avg_pool": ("average pool", "adaptive average pool"),
+    "lp_pool": ("average pool",),
+    "interpolate": ("resize", "adaptive average pool"),
+    "unshuffle": ("rearrangement",),
+    "unfold": ("patches",),
+    "[": ("slice",),
+}
+
+
+def call_of(calls: list[Call], lines: Iterable[tuple[str, int, int]], kind: str) -> Call | None:
+    """The call that an operation came of.
+
+    Args:
+        calls: Of the operation's module.
+        lines: Where the operation was run from, innermost first.
+        kind: Of the operation.
+    """
+
+    def fits(call: Call) -> bool:
+        return any(kind in kinds for part, kinds in _KINDS.items() if part in call.name)
+
+    covering = [call for line in lines for call in calls if call.covers([line])]
+    functions = [call for call in calls if call.instance and not call.file]
+    return next(filter(fits, [*covering, *functions]), None)
 
 
 class AliasFreeCalls(AsapLayer):
@@ -275,7 +305,7 @@ def _calls(function: FunctionType) -> tuple[Call, ...]:
 
 def _find_calls(function: FunctionType, seen: set[FunctionType]) -> Iterator[Call]:
     code = function.__code__
-    node = _node_of(code) if _may_call(code) else None
+    node = _node_of(code)
     if node is None:
         return
     names = _Names(function)
@@ -299,11 +329,6 @@ def _find_calls(function: FunctionType, seen: set[FunctionType]) -> Iterator[Cal
 def _call(name: str, becomes: str, code: CodeType, node: ast.expr, strides: bool | None) -> Call:
     owner = getattr(code, "co_qualname", code.co_name)
     return Call(name, becomes, code.co_filename, node.lineno, node.end_lineno or node.lineno, owner, strides)
-
-
-def _may_call(code: CodeType) -> bool:
-    """Whether looking into the source is worth it: any code that calls something or slices."""
-    return bool(code.co_names or code.co_freevars) or any(isinstance(c, CodeType) for c in code.co_consts)
 
 
 def _literal(node: ast.expr | None) -> Any:

@@ -7,6 +7,7 @@ read off the Python stack at that moment.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,10 +26,10 @@ from timm_asap.conversion.functional import shrinking, stepped_axes
 __all__ = ["Operation", "Watcher", "tensors_of", "undisturbed", "watch"]
 
 Sizes = tuple[int, ...]
-Line = tuple[str, int]
+Line = tuple[str, int, int]
 
-_TORCH = str(Path(torch.__file__).parent)
-_OURS = str(Path(__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+_OURS = str(Path(__file__).parent) + os.sep
 
 
 @dataclass
@@ -44,8 +45,8 @@ class Operation:
         input_shape: Of the input.
         output_shape: Of the output.
         module: Name of the innermost registered module that ran it; empty for the root.
-        lines: File and line of every frame of code on the stack that is neither PyTorch's nor this package's, from the
-            innermost to that module's.
+        lines: File, line and instruction of every frame of code on the stack that is neither PyTorch's nor this
+            package's, from the innermost to that module's.
         upsamples: The grid becomes finer.
         on_image: No filter or layer with a kernel lies between the image and this operation: it is a stem.
         filters_itself: It is a low-pass and a stride in one that PyTorch calls antialiased.
@@ -136,6 +137,8 @@ def _read(name: str, args: tuple, kwargs: dict[str, Any], y: torch.Tensor) -> Op
             return Operation("rearrangement", name, axes, (args[1],) * 2, *shape, upsamples=True)
         if op == "im2col":
             return _strided("patches", name, x, y, _last_axes(x, 2), _full(_argument(args, kwargs, 4, "stride"), 2))
+        if op in ("index_select", "index"):
+            return _read_index(name, op, args, y)
         if op == "unfold" and x.ndim >= 3 and args[3] > args[2]:  # others are windows, which keep every sample
             return Operation("patches", name, (args[1] % x.ndim,), (args[3],), tuple(x.shape), tuple(y.shape))
         return None
@@ -146,6 +149,22 @@ def _read(name: str, args: tuple, kwargs: dict[str, Any], y: torch.Tensor) -> Op
     if x.ndim == y.ndim and x.ndim in (4, 5) and x.shape[0] == y.shape[0]:
         return _resized("unknown operation", name, x, y, _last_axes(x, x.ndim - 2))
     return None
+
+
+def _read_index(name: str, op: str, args: tuple, y: torch.Tensor) -> Operation | None:
+    """Every s-th sample of an axis, taken by a list of their numbers."""
+    x = args[0]
+    indices = {args[1] % x.ndim: args[2]} if op == "index_select" else dict(enumerate(args[1]))
+    steps = [1] * x.ndim
+    for axis, index in indices.items():
+        if isinstance(index, torch.Tensor) and index.ndim == 1 and len(index) > 1 and not index.is_meta:
+            apart = index.diff() if index.dtype in (torch.int64, torch.int32) else None
+            if apart is not None and bool((apart == apart[0]).all()):
+                steps[axis] = int(apart[0].abs())
+    axes = tuple(axis for axis in range(2, x.ndim) if steps[axis] > 1)
+    if not axes or not x.is_floating_point():
+        return None
+    return Operation("indexing", name, axes, tuple(steps[axis] for axis in axes), tuple(x.shape), tuple(y.shape))
 
 
 def _strided(kind: str, name: str, x: torch.Tensor, y: torch.Tensor, axes: Sizes, stride: Sizes) -> Operation | None:
@@ -268,7 +287,7 @@ class Watcher(TorchDispatchMode):
         while frame is not None:
             file = frame.f_code.co_filename
             if not file.startswith((_TORCH, _OURS)):
-                lines.append((file, frame.f_lineno))
+                lines.append((file, frame.f_lineno, frame.f_lasti))
             if module is None:
                 module = self._modules.get(id(frame.f_locals.get("self")))
             if module is not None and lines:
@@ -304,6 +323,8 @@ class Watcher(TorchDispatchMode):
 
     def _read_slice(self, args: tuple, kwargs: dict[str, Any], y: torch.Tensor) -> None:
         x, step = args[0], _argument(args, kwargs, 4, "step", 1)
+        if self._slice is not None and step > 1 and (self._slice.module, self._slice.lines) != self._origin():
+            self._end_slice()  # a slice of a slice, by another line of code
         if self._slice is None:
             if not x.is_floating_point():
                 return
@@ -338,7 +359,11 @@ class Watcher(TorchDispatchMode):
                 self._blocks[y] = _Blocks(x, parts)
             return
         blocks = self._blocks[x]
-        if stride := _merged(blocks.parts, tuple(x.shape), tuple(y.shape)):
+        if more := _split(tuple(x.shape), tuple(y.shape)):
+            parts = [blocks.parts[axis] if part == "whole" else (blocks.parts[axis][0], part) for axis, part in more]
+            if all(blocks.parts[axis][1] == "whole" for axis, part in more if part != "whole"):
+                self._blocks[y] = replace(blocks, parts=tuple(parts))
+        elif stride := _merged(blocks.parts, tuple(x.shape), tuple(y.shape)):
             shapes = (tuple(blocks.x.shape), tuple(y.shape))
             self._keep(Operation("rearrangement", name, tuple(stride), tuple(stride.values()), *shapes), blocks.x)
 
@@ -369,8 +394,8 @@ class _Blocks:
 
 
 def _split(before: Sizes, after: Sizes) -> tuple[tuple[int, str], ...] | None:
-    """The parts of a reshape that splits two or three axes into (blocks, samples within) and leaves the rest."""
-    if not 3 <= len(before) <= 5 or len(after) - len(before) not in (2, 3):
+    """The parts of a reshape that splits up to three axes into (blocks, samples within) and leaves the rest."""
+    if not 3 <= len(before) <= 7 or len(after) - len(before) not in (1, 2, 3):
         return None
     parts: list[tuple[int, str]] = []
     position = 0
@@ -420,7 +445,8 @@ def _merged(parts: tuple[tuple[int, str], ...], before: Sizes, after: Sizes) -> 
         split = {axis for axis, part in parts if part == "within"}
         if set(within) == split and others and 0 not in others and not any(part == "block" for _, part in members):
             batch = next(g for g in groups if any(parts[i] == (0, "whole") for i in g))
-            if not any(parts[i][1] == "block" for i in batch):
+            # One axis alone might as well be the channels, that move into the grid.
+            if len(within) > 1 and not any(parts[i][1] == "block" for i in batch):
                 return dict(sorted(within.items()))
     return {}
 
@@ -480,7 +506,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices), torch.inference_mode(False), torch.no_grad(), stance:
         try:
-            model.eval()
+            for module in training:  # exported modules refuse eval(), and others do more in it than setting this
+                module.training = False
             yield
         finally:
             for module, mode in training.items():

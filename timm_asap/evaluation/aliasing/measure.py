@@ -115,7 +115,7 @@ def measure_batch(model: nn.Module, images: torch.Tensor) -> list[SiteAliasing]:
 
     def listen(site: SamplingSite, x: torch.Tensor) -> None:
         # Tokens in an order of their own have no map; a layer that runs twice counts at its first run.
-        if site.name not in names and x.ndim == len(site.stride) + 2 and x.is_floating_point():
+        if site.name not in names and x.ndim >= len(site.stride) + 2 and x.is_floating_point():
             names.add(site.name)
             seen[site] = map_aliasing(x, site.stride), tuple(x.shape[1:])
 

@@ -18,7 +18,7 @@ from timm_asap.conversion import Operation, convert
 from timm_asap.conversion.blocks import AlternativeFunction
 from timm_asap.conversion.check import samples
 from timm_asap.conversion.filtering import Filtered
-from timm_asap.conversion.rewrite import AliasFreeCalls, calls_in
+from timm_asap.conversion.rewrite import AliasFreeCalls, call_of, calls_in
 from timm_asap.conversion.sites import site_of
 from timm_asap.conversion.strided import AsapSpec, LowPassed, PooledPointwise, attach, is_converted, plain_class
 from timm_asap.conversion.watch import Watcher, undisturbed
@@ -122,7 +122,18 @@ class _Samples:
         #: Layers that reading the modules found, by name.
         self.known: dict[str, SamplingSite] = {}
         self._last: defaultdict[str, list[Filtered]] = defaultdict(list)
-        self._inside = 0
+        self._calls: defaultdict[tuple[str, str, int], list[int]] = defaultdict(list)
+
+    def _key(self, name: str, lines: tuple) -> str:
+        """Module, file and line; numbered where one line holds several calls."""
+        if not lines:
+            return name
+        file, line, instruction = lines[0]
+        calls = self._calls[name, file, line]
+        if instruction not in calls:
+            calls.append(instruction)
+        number = calls.index(instruction) + 1
+        return f"{name}@{Path(file).name}:{line}" + (f"#{number}" if number > 1 else "")
 
     def hook_of(self, site: SamplingSite, layer: nn.Module) -> Callable[[nn.Module, tuple], None]:
         """A forward pre-hook for a layer without the operator."""
@@ -161,7 +172,7 @@ class _Samples:
             kind = plain_class(module).__name__
             what = f"{call.kind} / {'x'.join(map(str, call.stride))} in {kind}"
             own_calls = issubclass(module.asap_mixin, AliasFreeCalls)
-            site = SamplingSite(_key(name, lines if own_calls else ()), what, call.stride, SiteStatus.CONVERTED)
+            site = SamplingSite(self._key(name, lines if own_calls else ()), what, call.stride, SiteStatus.CONVERTED)
         self._listener(site, y)
 
     def on_operation(self, operation: Operation) -> None:
@@ -181,9 +192,5 @@ class _Samples:
         elif site_of(module) is not None or any(call.covers(operation.lines) for call in calls_in(module)):
             status, reason = SiteStatus.PLAIN, ""
         what = f"{operation.kind} / {operation.factor} in {plain_class(module).__name__}"
-        key = name if site_of(module) is not None else _key(name, operation.lines)
+        key = name if site_of(module) is not None else self._key(name, operation.lines)
         self._listener(SamplingSite(key, what, operation.stride, status, reason), sampled_map(operation))
-
-
-def _key(name: str, lines: tuple) -> str:
-    return f"{name}@{Path(lines[0][0]).name}:{lines[0][1]}" if lines else name
