@@ -151,7 +151,7 @@ def test_a_hair_loses_its_ends_before_it_is_enlarged(large, tmp_path, monkeypatc
     monkeypatch.setattr(pictures, "create_transform", watched)
     Image.fromarray(np.arange(200, dtype=np.uint8)[:, None].repeat(2, axis=1)).save(tmp_path / "picture.png")
     read_pixels(tmp_path / "picture.png", large)
-    assert taken[0].tolist() == [[level] * 2 for level in range(96, 104)]
+    assert taken[0].tolist() == [[level] * 2 for level in range(84, 116)]
 
 
 def test_what_is_no_picture(small, tmp_path):

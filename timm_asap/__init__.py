@@ -10,6 +10,7 @@ from typing import Any
 from timm_asap import reference, spectral, zoo
 from timm_asap.conversion import convert, reparameterize
 from timm_asap.layers import AsapPool2d, LowPass2d, asap_pool2d, lowpass2d
+from timm_asap.zoo import load
 
 __version__ = "0.1.0"
 
@@ -43,7 +44,7 @@ for _old, _new in _MOVED.items():
     globals().setdefault(_old, _module)  # `timm_asap.convert` and `timm_asap.reparameterize` stay the functions
 
 # What most programs do not need is imported when it is first asked for.
-_LAZY = {"heal": "timm_asap.healing", "load": "timm_asap.hub"}
+_LAZY = {"heal": "timm_asap.healing"}
 
 
 def __getattr__(name: str) -> Any:

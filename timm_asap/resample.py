@@ -2,8 +2,8 @@
 
 `y = R_h x R_w^T`, with a matrix less or more for an axis less or more, is all that runs in a network. The matrices are
 constants: they are built in float64 from `timm_asap.spectral`, cast once, kept in a bounded cache, and never enter a
-state dict. Where PyTorch traces a graph that it shall run later, they are part of the graph instead
-(`timm_asap.traced`).
+state dict. A graph of `torch.compile` looks them up by an operator of its own; a graph that is exported holds the
+arithmetic itself (`timm_asap.traced`).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class MatrixCache:
                 return self._matrices[key]
         matrix = key.build()  # outside the lock: two threads may build the same matrix, and one is kept
         with self._lock:
-            if key not in self._matrices:
+            if key not in self._matrices and matrix.nbytes <= self.max_bytes:
                 self._matrices[key] = matrix
                 self.bytes += matrix.nbytes
             while self.bytes > self.max_bytes:
@@ -123,20 +123,45 @@ class MatrixCache:
 matrix_cache = MatrixCache(_CACHE_BYTES)
 
 
-def _is_traced(sizes: tuple[int, ...]) -> bool:
-    """Whether the matrix has to be part of a graph: a constant would tie it to a size, or to one tracer's ways."""
-    if torch.compiler.is_dynamo_compiling() or torch.jit.is_tracing():
-        return True
-    return any(isinstance(n, torch.SymInt) for n in sizes)
+@torch.library.custom_op(
+    "timm_asap::matrix",
+    mutates_args=(),
+    schema="(str kind, SymInt[] sizes, int[] strides, str window, str boundary, ScalarType dtype, Device device)"
+    " -> Tensor",
+)
+def _compiled_matrix(
+    kind: str,
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    window: str,
+    boundary: str,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    """One node of a compiled graph, for any size. A copy: a compiler may write into a buffer that it has read."""
+    return matrix_cache.get(_Key(kind, tuple(sizes), tuple(strides), window, boundary, dtype, device)).clone()
+
+
+@_compiled_matrix.register_fake
+def _(kind, sizes, strides, window, boundary, dtype, device):
+    rows = [_output_size(kind, n, s) for n, s in zip(sizes, strides, strict=True)]
+    return torch.empty((prod(rows), prod(sizes)), dtype=dtype, device=device)
 
 
 def _matrix(
     kind: str, sizes: tuple[int, ...], strides: tuple[int, ...], window: str, boundary: str, x: torch.Tensor
 ) -> torch.Tensor:
     """The matrix in the dtype and on the device of `x`."""
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        # A tracer has its own ways with constants in every release; an operator with a fake is the documented one.
+        return _compiled_matrix(kind, sizes, strides, window, boundary, x.dtype, x.device)
     key = _Key(kind, sizes, strides, window, boundary, x.dtype, x.device)
-    if _is_traced(sizes):
-        return key.trace()
+    if (
+        torch.compiler.is_dynamo_compiling()
+        or torch.jit.is_tracing()
+        or any(isinstance(n, torch.SymInt) for n in sizes)
+    ):
+        return key.trace()  # the graph leaves this process: it has to hold the matrix itself, for any size
     if isinstance(x, FakeTensor) and not x.fake_mode.allow_non_fake_inputs:
         return key.empty(x)  # the values do not matter, and a real constant would be refused
     return matrix_cache.get(key)
@@ -157,7 +182,10 @@ _FEW_CHANNELS = 16
 
 
 def is_known(condition: object) -> bool:
-    """Whether a condition on sizes holds whatever the size is: a traced graph must not depend on the example's."""
+    """Whether a condition on sizes holds whatever the size is: a traced graph must not depend on the example's.
+
+    "No" is always a right answer: then the general form is used.
+    """
     return not isinstance(condition, torch.Tensor) and statically_known_true(condition)
 
 

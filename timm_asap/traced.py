@@ -1,10 +1,8 @@
-"""The matrices by tensor arithmetic: how they enter a graph that PyTorch traces.
+"""The matrices by tensor arithmetic: how they enter a graph that leaves this process.
 
-Eager code multiplies by cached constants (`timm_asap.resample`). A tracer would have to be told about such a constant
-by means that differ between PyTorch releases, and would tie the graph to one image size. Arithmetic on the size is
-what every tracer follows: `torch.compile` (any backend, static and dynamic sizes), `torch.export` with a free height
-and width, and `torch.jit.trace`, so that the legacy ONNX exporter writes files that take any size. Its cost is that of
-some thousand cosines and one gather for each size and graph: equal matrices are computed once in a compiled graph.
+Eager code multiplies by cached constants (`timm_asap.resample`), which would tie a graph to one image size. Arithmetic
+on the size is what every tracer follows: `torch.export` with a free height and width, and `torch.jit.trace`, so that
+both ONNX exporters write files that take any size. It costs some thousand cosines and one gather for each size.
 """
 
 from __future__ import annotations
@@ -45,16 +43,18 @@ def traced_matrix(
         Shape (n, n), or (ceil(n / stride), n) for the pool. Rounding differs from the constants' in the last place.
     """
     size = n if boundary == "circular" else 2 * n
-    if boundary == "zero" and isinstance(n, torch.Tensor):
-        size = size - (n == 1).to(n.dtype)  # a single sample passes through; a known size is never sent here with 1
+    if boundary == "zero":  # a single sample passes through
+        size = size - (n == 1).to(n.dtype) if isinstance(n, torch.Tensor) else size - int(n == 1)
     real = torch.float32 if device.type == "mps" else torch.float64
-    # The kept frequencies lie below half the sampling rate, so that each but the constant has a partner of equal weight.
+    # The kept frequencies lie below half the sampling rate: each but the constant has a partner of equal weight.
     whole_k = torch.arange(size // (2 * stride) + 1, device=device)
     k = whole_k.to(real)
     partners = torch.where((whole_k == 0) | (2 * stride * whole_k == size), 1.0, 2.0).to(real)
     weights = _window(window, k, size, stride) * partners / size
     distance = torch.arange(size if boundary == "reflect" else n, device=device)
-    turns = (distance[:, None] * whole_k) % size  # in whole numbers: the cosine's argument stays below one turn
+    turns = distance[:, None] * whole_k
+    if real is torch.float32:
+        turns = turns % size  # fewer digits: keep the cosine's argument below one turn (ONNX has no such operation)
     kernel = (torch.cos(2 * math.pi * turns.to(real) / size) * weights).sum(-1)
     rows, columns = torch.arange(0, n, stride if kind == "pool" else 1, device=device), torch.arange(n, device=device)
     matrix = kernel[(rows[:, None] - columns).abs()]

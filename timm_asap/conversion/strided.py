@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from types import MethodType
 from typing import Any
 
 import torch
@@ -324,7 +325,15 @@ def uses_own_forward(layer: nn.Module) -> bool:
     conv = getattr(known, "_conv_forward", None)
     if cls.forward is not known.forward or getattr(cls, "_conv_forward", None) is not conv:
         return True
+    _forget_own_forward(layer)
     return "_conv_forward" in vars(layer) or ("forward" in vars(layer) and not _is_hooked(layer))
+
+
+def _forget_own_forward(layer: nn.Module) -> None:
+    """Drop a `forward` on the layer that is its class's own: what remains where a hook of accelerate was removed."""
+    own = vars(layer).get("forward")
+    if isinstance(own, MethodType) and own.__self__ is layer and own.__func__ is type(layer).forward:
+        del layer.forward
 
 
 def _is_hooked(layer: nn.Module) -> bool:
@@ -405,6 +414,7 @@ def attach(layer: nn.Module, spec: AsapSpec, mixin: type[AsapLayer]) -> None:
         _make_dense(layer, spec.geometry)
     plain = _base_class(layer)
     made = _class_of(mixin, plain, spec.options)
+    _forget_own_forward(layer)
     if "forward" in vars(layer) and hasattr(mixin, "forward"):
         if _is_hooked(layer):
             layer._old_forward = made.forward.__get__(layer)
@@ -427,6 +437,7 @@ def detach(layer: nn.Module) -> AsapSpec:
     spec, geometry, made = layer.asap, layer.asap.geometry, _made_class(layer)
     layer._detaching()
     del layer.asap
+    _forget_own_forward(layer)
     layer.__class__ = _rebase(type(layer), made, made.asap_plain)
     if _is_hooked(layer):
         layer._old_forward = made.asap_plain.forward.__get__(layer)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 import timm_asap
+from timm_asap._io import disk_errors
 from timm_asap.demo.examples import write_examples
 from timm_asap.demo.models import DemoPair
 from timm_asap.errors import UserError
@@ -98,8 +99,11 @@ def write_space(
     """
     folder = Path(folder)
     check_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+    refused = f"--space {folder} cannot be written"
+    with disk_errors(refused):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = {"prefix": f".{folder.name}.", "dir": folder.parent}
+    with disk_errors(refused), tempfile.TemporaryDirectory(**beside) as scratch:
         aside = Path(scratch) / "space"
         (aside / "examples").mkdir(parents=True)
         _, credits = write_examples(pair, aside / "examples", examples)

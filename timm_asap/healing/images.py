@@ -13,6 +13,9 @@ __all__ = ["ImageBatches"]
 # BatchNorm normalises each batch by itself while statistics are measured: of a few images alone, badly.
 _SMALLEST_BATCH = 32
 
+# `timm_asap.data.PADDING_LABEL`, which the core does without.
+_UNREADABLE = -1
+
 
 class ImageBatches:
     """Batches of images, on a device and in a dtype.
@@ -21,7 +24,8 @@ class ImageBatches:
 
     Args:
         images: A float tensor (N, C, H, W), or an iterable of such batches; of a batch that is a tuple or a list, the
-            first entry counts, so that a loader of (images, labels) will do.
+            first entry counts, so that a loader of (images, labels) will do. Images labelled -1, as the loaders of
+            `timm_asap.data` label those that cannot be read, are left out.
         device: Where the batches are put.
         dtype: What they are cast to.
         limit: Stop after so many images; None takes all.
@@ -85,7 +89,11 @@ def _checked(batch: Any) -> torch.Tensor:
         raise ValueError(f"images: expected batches of shape (B, C, H, W), got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise TypeError(f"images: expected floating-point images, normalised for the model, got {images.dtype}")
-    return images.detach()
+    images = images.detach()
+    labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    if isinstance(labels, torch.Tensor) and labels.shape == images.shape[:1] and (labels == _UNREADABLE).any():
+        images = images[(labels != _UNREADABLE).to(images.device)]  # stand for images that cannot be read
+    return images
 
 
 def _limited(batches: Iterator[torch.Tensor], limit: int | None) -> Iterator[torch.Tensor]:

@@ -18,7 +18,7 @@ from timm_asap.conversion import Operation, convert
 from timm_asap.conversion.blocks import AlternativeFunction
 from timm_asap.conversion.check import samples
 from timm_asap.conversion.filtering import Filtered
-from timm_asap.conversion.rewrite import AliasFreeCalls, call_of, calls_in
+from timm_asap.conversion.rewrite import AliasFreeCalls, calls_in
 from timm_asap.conversion.sites import site_of
 from timm_asap.conversion.strided import AsapSpec, LowPassed, PooledPointwise, attach, is_converted, plain_class
 from timm_asap.conversion.watch import Watcher, undisturbed
