@@ -1,6 +1,7 @@
 """What other libraries do to a converted network, or did to it before: both orders give the same, or it is refused."""
 
 import copy
+import pickle
 
 import pytest
 import timm
@@ -176,12 +177,8 @@ def test_merging_an_adapter_changes_nothing(adapter, kernel, order):
 def test_peft(kind):
     peft = pytest.importorskip("peft", reason="optional")
     name, _, dora = kind.partition(" ")
-    more = {"use_dora": bool(dora)} if name == "LoraConfig" else {}
-    config = (
-        getattr(peft, name)(target_modules=["0", "2"], r=2, init_weights=False, **more)
-        if name != "LoraConfig"
-        else (peft.LoraConfig(target_modules=["0", "2"], r=2, init_lora_weights=False, **more))
-    )
+    more = {"init_lora_weights": False, "use_dora": bool(dora)} if name == "LoraConfig" else {"init_weights": False}
+    config = getattr(peft, name)(target_modules=["0", "2"], r=2, **more)
     x = image()
     model = network()
     convert(model)
@@ -242,7 +239,9 @@ def test_torchscript_traces_and_refuses_scripts():
     traced = torch.jit.trace(model, x)
     torch.testing.assert_close(traced(x), model(x), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(traced(image(40, 48)), model(image(40, 48)), rtol=1e-4, atol=1e-5)
-    with pytest.raises(TypeError, match="TorchScript cannot compile AsapConv2d, an alias-free layer; use torch.export"):
+    with pytest.raises(
+        TypeError, match=r"TorchScript cannot compile AsapConv2d, an alias-free layer; use torch\.export"
+    ):
         torch.jit.script(model)
 
 
@@ -254,25 +253,39 @@ def test_eager_mode_quantization_is_refused_by_name():
     quantization = pytest.importorskip("torch.ao.quantization")
     if not hasattr(quantization, "prepare"):
         pytest.skip("this PyTorch has no eager-mode quantization")
-    x = image()
     model = network()
     convert(model)
     model.qconfig = quantization.get_default_qconfig("x86")
     with pytest.raises(TypeError, match="eager-mode quantization swaps layers by their exact class"):
         quantization.prepare(model)
-    quantized = nn.Sequential(quantization.QuantStub(), network(), quantization.DeQuantStub()).eval()
-    quantized.qconfig = quantization.get_default_qconfig("x86")
-    quantized = quantization.prepare(quantized)
-    quantized(x)
-    quantized = quantization.convert(quantized)
-    before = quantized(x)
-    report = convert(quantized)
-    assert {site.name for site in report.unhandled} == {"1.0", "1.2"}
-    assert all("quantized" in site.reason for site in report.unhandled)
-    report = convert(copy.deepcopy(quantized), example=x, dry_run=True)
-    assert {site.name for site in report.unhandled} >= {"1.0", "1.2"}
-    assert not report.complete
-    assert before.shape == quantized(x).shape
+    trained = network().train()
+    trained.qconfig = quantization.get_default_qat_qconfig("x86")
+    quantization.prepare_qat(trained, inplace=True)
+    report = convert(trained)
+    assert {site.name for site in report.unhandled} == {"0", "2"}
+    assert all("prepared for quantization" in site.reason for site in report.unhandled)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_int8_networks_are_filtered_between_dequantizing_and_quantizing():
+    quantization = pytest.importorskip("torch.ao.quantization")
+    if not hasattr(quantization, "prepare"):
+        pytest.skip("this PyTorch has no eager-mode quantization")
+    x, expected = image(), network()
+    convert(expected)
+    model = nn.Sequential(quantization.QuantStub(), *network(), quantization.DeQuantStub()).eval()
+    model.qconfig = quantization.get_default_qconfig("x86")
+    model = quantization.prepare(model)
+    model(x)
+    model = quantization.convert(model)
+    plain = model(x)
+    report = convert(model, example=x)
+    assert report.complete, report
+    assert {site.name for site in report.converted} == {"1", "3", "4"}
+    error = (model(x) - expected(x)).abs().max()
+    assert error < 0.2 * (plain - expected(x)).abs().max()
+    assert torch.equal(copy.deepcopy(model)(x), model(x))
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x), model(x))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 
+from timm_asap.text import as_text
+
 REFUSED = 2
 """Exit code of a program that the user can put right."""
 

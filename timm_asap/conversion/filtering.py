@@ -12,7 +12,16 @@ import torch
 
 from timm_asap.resample import resample as _resample
 
-__all__ = ["Filtered", "is_hidden", "opaque_to_fx", "resample", "resample_axes", "unwatched", "watching_filters"]
+__all__ = [
+    "Filtered",
+    "in_float",
+    "is_hidden",
+    "opaque_to_fx",
+    "resample",
+    "resample_axes",
+    "unwatched",
+    "watching_filters",
+]
 
 Sizes = tuple[int, ...]
 P = ParamSpec("P")
@@ -87,6 +96,13 @@ def opaque_to_fx(function: Callable[P, T]) -> Callable[P, T]:
     return call
 
 
+def in_float(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """A function of a map; of an int8 map, its values, quantized again as they were."""
+    if not x.is_quantized:
+        return function(x)
+    return torch.quantize_per_tensor(function(x.dequantize()), x.q_scale(), x.q_zero_point(), x.dtype)
+
+
 @opaque_to_fx
 def resample(x: torch.Tensor, kind: str, stride: Sizes, window: str, boundary: str) -> torch.Tensor:
     """The low-pass or the pool over the last `len(stride)` axes of `x`. Arguments are trusted.
@@ -101,7 +117,7 @@ def resample(x: torch.Tensor, kind: str, stride: Sizes, window: str, boundary: s
     Returns:
         The low-passed or pooled maps, in the dtype and memory format of `x`.
     """
-    y = _resample(x, kind, stride, window, boundary)
+    y = in_float(lambda x: _resample(x, kind, stride, window, boundary), x)
     for watcher in _watchers:
         watcher(Filtered(x, y, kind, stride, window, boundary))
     return y

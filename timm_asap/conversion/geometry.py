@@ -120,6 +120,8 @@ def geometry_of(layer: nn.Module) -> Geometry | None:
     """
     if isinstance(layer, (CondConv2d, nn.modules.conv._ConvNd)) and not getattr(layer, "transposed", False):
         return _of_convolution(layer)
+    if is_quantized_convolution(layer):
+        return _of_convolution(layer)
     if axes := _axes_of(layer, MAX_POOLS):
         return Geometry(
             as_sizes(layer.kernel_size, axes),
@@ -153,6 +155,12 @@ def geometry_of(layer: nn.Module) -> Geometry | None:
             *(as_sizes(getattr(layer, name), 2) for name in ("kernel_size", "stride", "padding", "dilation"))
         )
     return None
+
+
+def is_quantized_convolution(layer: nn.Module) -> bool:
+    """Whether a layer is an int8 convolution of PyTorch's eager mode, with or without the activation fused into it."""
+    modules = ("torch.ao.nn.quantized.modules.conv", "torch.ao.nn.intrinsic.quantized.modules.conv_relu")
+    return type(layer).__module__ in modules and not getattr(layer, "transposed", False)
 
 
 def is_deformable(layer: nn.Module) -> bool:

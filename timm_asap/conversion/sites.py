@@ -21,7 +21,14 @@ from timm_asap.conversion.blocks import (
     called_function,
 )
 from timm_asap.conversion.functional import REPLACEMENTS, interpolated_size
-from timm_asap.conversion.geometry import CONVOLUTIONS, MAX_POOLS, Geometry, geometry_of, is_deformable
+from timm_asap.conversion.geometry import (
+    CONVOLUTIONS,
+    MAX_POOLS,
+    Geometry,
+    geometry_of,
+    is_deformable,
+    is_quantized_convolution,
+)
 from timm_asap.conversion.observe import LayerTrace
 from timm_asap.conversion.rewrite import AliasFreeCalls
 from timm_asap.conversion.strided import AsapLayer, LowPassed, is_converted, mixin_for, plain_class, uses_own_forward
@@ -190,7 +197,7 @@ def site_of(layer: nn.Module) -> Downsampling | None:
     what = f"{cls.__name__} {geometry}" if geometry else cls.__name__
     if is_call:
         return _site_of_call(layer, cls, geometry, what)
-    if geometry is None or cls.__module__.startswith("torch.ao."):
+    if geometry is None or (cls.__module__.startswith("torch.ao.") and not is_quantized_convolution(layer)):
         return None
     return Downsampling(what, cls, geometry, *_mixins_of_layer(layer, geometry))
 
@@ -330,8 +337,10 @@ def opaque_reason(module: nn.Module) -> str:
             return "an exported graph; convert before exporting"
         if any(target in REPLACEMENTS or target is operator.getitem for target in targets):
             return "calls of a traced graph; convert before tracing"
-    if plain_class(module).__module__.startswith(("torch.ao.nn.q", "torch.ao.nn.intrinsic.q")):
-        stride = getattr(module, "stride", 1)
-        if max(stride if isinstance(stride, tuple) else (stride,)) > 1:
-            return "quantized, or prepared for it; convert the float network, export it, and quantize that"
+    if plain_class(module).__module__.startswith(("torch.ao.nn.qat", "torch.ao.nn.intrinsic.qat")):
+        geometry = geometry_of(module)
+        if geometry is not None and geometry.strides:
+            return (
+                "prepared for quantization, which would lose the filter; convert the float network, and export it first"
+            )
     return ""

@@ -155,7 +155,17 @@ class AsapLayer:
         _, (cls,), *rest = super().__reduce_ex__(2)
         if "asap_plain" not in vars(cls):  # a class that another library made of ours
             return super().__reduce_ex__(protocol)
-        return (_blank, (cls.asap_mixin, cls.asap_plain, *cls.asap_options), *rest)
+        # A state that the class makes by itself, as PyTorch's int8 layers do, knows nothing of our attributes.
+        own = (
+            {} if rest and isinstance(rest[0], dict) else {n: v for n, v in vars(self).items() if n.startswith("asap")}
+        )
+        return (_blank, (cls.asap_mixin, cls.asap_plain, *cls.asap_options, own), *rest)
+
+    def _deepcopy(self, memo: dict[int, Any]) -> nn.Module:
+        # Of classes that copy themselves, such as PyTorch's int8 layers: they know nothing of our attributes.
+        copied = self.asap_plain.__deepcopy__(self, memo)
+        vars(copied).update((name, value) for name, value in vars(self).items() if name.startswith("asap"))
+        return copied
 
     def __prepare_scriptable__(self) -> nn.Module:
         raise TypeError(
@@ -260,6 +270,8 @@ def _class_of(mixin: type[AsapLayer], plain: type[nn.Module], options: Options) 
         "asap_input": _first_parameter(plain),
     }
     names.update(mixin.methods(plain, options))
+    if hasattr(plain, "__deepcopy__"):
+        names["__deepcopy__"] = AsapLayer._deepcopy
     if getattr(plain, "cls_to_become", None) is not None:  # a lazy layer, and what the first batch makes of it
         names["cls_to_become"] = _class_of(mixin, plain.cls_to_become, options)
     return type(f"Asap{plain.__name__}", (mixin, plain), names)
@@ -277,10 +289,13 @@ def _blank(
     window: str = "asap",
     boundary: str = "circular",
     layout: str = "preserve",
+    own: dict[str, Any] | None = None,
 ) -> nn.Module:
     """An empty instance of the class made of both, for pickling and copying to fill."""
     cls = _class_of(mixin, plain, Options(window, boundary, layout))
-    return cls.__new__(cls)
+    layer = cls.__new__(cls)
+    vars(layer).update(own or {})
+    return layer
 
 
 def is_converted(layer: nn.Module) -> bool:

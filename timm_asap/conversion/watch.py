@@ -145,6 +145,9 @@ def _read(name: str, args: tuple, kwargs: dict[str, Any], y: torch.Tensor) -> Op
     if "deform_conv" in op:
         stride = tuple(a for a in args if isinstance(a, int) and not isinstance(a, bool))[:2]
         return _strided("deformable convolution", name, x, y, _last_axes(x, 2), stride)
+    if space.startswith("quantized") and "conv" in op and hasattr(args[1], "stride"):
+        stride = tuple(args[1].stride())
+        return _strided("convolution", name, x, y, _last_axes(x, len(stride)), stride)
     # Operations of extensions are known by their sizes alone, and only those that look like a map's.
     if x.ndim == y.ndim and x.ndim in (4, 5) and x.shape[0] == y.shape[0]:
         return _resized("unknown operation", name, x, y, _last_axes(x, x.ndim - 2))
