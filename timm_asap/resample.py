@@ -19,7 +19,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from timm_asap.spectral import lowpass_matrix, pool_matrix
+from timm_asap.spectral import lowpass_matrix, pool_matrix, upsample_matrix
 from timm_asap.traced import traced_matrix
 
 T = TypeVar("T")
@@ -27,7 +27,7 @@ T = TypeVar("T")
 # Every site of a network at several image sizes in two dtypes: 224 x 224 in float32 is 0.2 MB, 1310 x 1310 is 6.9 MB.
 _CACHE_BYTES = 128 * 2**20
 
-_BUILDERS = {"lowpass": lowpass_matrix, "pool": pool_matrix}
+_BUILDERS = {"lowpass": lowpass_matrix, "pool": pool_matrix, "upsample": upsample_matrix}
 
 
 def _in_fresh_thread(fn: Callable[[], T]) -> T:
@@ -168,6 +168,8 @@ def _matrix(
 
 
 def _output_size(kind: str, n: int, stride: int) -> int:
+    if kind == "upsample":
+        return n * stride
     return n if kind == "lowpass" else -(-n // stride)
 
 
@@ -204,7 +206,7 @@ class _Operators(NamedTuple):
 
     def resizes(self, axis: int) -> bool:
         """Whether the axis has a matrix other than the identity."""
-        return self.stride[axis] > 1 and not is_known(self.size[axis] == 1)
+        return self.stride[axis] > 1 and (self.kind == "upsample" or not is_known(self.size[axis] == 1))
 
     def fit_one_plane(self) -> bool:
         if len(self.size) != 2 or not (self.resizes(0) and self.resizes(1)):
@@ -244,11 +246,13 @@ def to_channels_last(x: torch.Tensor) -> torch.Tensor:
 
 
 def resample(x: torch.Tensor, kind: str, stride: tuple[int, ...], window: str, boundary: str) -> torch.Tensor:
-    """`R_h x R_w^T` over the last axes, R the low-pass or the pool: as many axes as strides. Arguments are trusted.
+    """`R_h x R_w^T` over the last axes, as many as strides; R is the low-pass, the pool or its transpose.
+
+    Arguments are trusted.
 
     Args:
         x: (B, C, *grid) or (C, *grid), the grid of one, two or three axes.
-        kind: `"lowpass"` or `"pool"`.
+        kind: `"lowpass"`, `"pool"` or `"upsample"`.
         stride: Of every axis of the grid.
         window: Window name.
         boundary: Boundary name.

@@ -110,7 +110,8 @@ class AsapLayer:
                 f"{type(self).__name__}: eager-mode quantization swaps layers by their exact class, and would lose the "
                 "alias-free filter; export the converted network first and quantize the exported program"
             )
-        if name not in _GEOMETRY or "asap" not in self.__dict__:
+        own = self.__dict__
+        if name not in _GEOMETRY or "asap" not in own or "_parameters" not in own:  # the last: it is being unpickled
             super().__setattr__(name, value)
             return
         # A stride that is changed after conversion, as re-identification networks do to their last stage.
