@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from timm_asap.conversion.filtering import resample
+from timm_asap.conversion.filtering import resample, resample_axes
 from timm_asap.conversion.functional import REPLACEMENTS, shrinking
 from timm_asap.conversion.strided import AsapLayer, input_of
 
 __all__ = [
     "AlternativeFunction",
     "LowPassedFusion",
+    "LowPassedMerging",
+    "PooledMerging",
     "PooledTokens",
     "called_function",
 ]
@@ -31,6 +33,37 @@ class PooledTokens(AsapLayer):
         batch, _, channels = x.shape
         image = x.transpose(1, 2).reshape(batch, channels, *self.resolution)
         return self._pool(image).flatten(2).transpose(1, 2)
+
+
+class LowPassedMerging(AsapLayer):
+    """Patch merging of Swin's family: a strided 2 x 2 convolution on a grid of tokens (B, H, W, C)."""
+
+    becomes = "low-pass on the grid of tokens, then the merging"
+    pools = False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Low-pass the grid, then merge the tokens."""
+        return self._plain_forward(self._on_grid(x, "lowpass"))
+
+    def _on_grid(self, x: torch.Tensor, kind: str) -> torch.Tensor:
+        last = x.ndim - 1
+        return resample_axes(x, kind, (last - 2, last - 1), self.asap.geometry.stride, *self.asap.options[:2])
+
+
+class PooledMerging(LowPassedMerging):
+    """The same in the paper's layout: the pool, then the merging of every token with its neighbors, at stride 1."""
+
+    becomes = "pool on the grid of tokens, then the merging at stride 1"
+    pools = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pool the grid, then merge each token with those right of it and below it, zeros beyond the edges."""
+        x = self._on_grid(x, "pool")
+        for dim in (x.ndim - 3, x.ndim - 2):
+            # The plain block merges samples 2 i and 2 i + 1: they become i and i + 1.
+            following = torch.cat([x.narrow(dim, 1, x.shape[dim] - 1), torch.zeros_like(x.narrow(dim, 0, 1))], dim)
+            x = torch.stack([x, following], dim + 1).flatten(dim, dim + 1)
+        return self._plain_forward(x)
 
 
 class LowPassedFusion(AsapLayer):

@@ -18,6 +18,7 @@ from timm_asap.conversion.observe import Observation, observe, observe_on_meta
 from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
 from timm_asap.conversion.rewrite import AliasFreeCalls, Call, call_of, calls_in
 from timm_asap.conversion.sites import (
+    PATCHIFY_STRIDE,
     Downsampling,
     functional_site,
     image_layers,
@@ -53,10 +54,6 @@ def check_stem(stem: str | bool) -> str | bool:
     if stem != "auto" and not isinstance(stem, bool):
         raise ValueError(f'stem: expected "auto", True or False, got {stem!r}')
     return stem
-
-
-# A stem of this stride or more turns patches into tokens: strictly alias-free, it would see a thumbnail of the image.
-_PATCHIFY_STRIDE = 4
 
 
 def convert(
@@ -240,7 +237,7 @@ def _why_left(
 def _stem_reason(is_stem: bool, stride: int, stem: str | bool) -> str:
     if is_stem and stem is False:
         return "the stem, and stem=False"
-    if is_stem and stem == "auto" and stride >= _PATCHIFY_STRIDE:
+    if is_stem and stem == "auto" and stride >= PATCHIFY_STRIDE:
         return f"a patchify stem (stride {stride}); stem=True converts it"
     return ""
 
@@ -253,7 +250,7 @@ def _found_layer(
     added, note = None, ""
     # Tokens, of which a block knows the grid, are counted as nothing.
     if trace is not None and mixin is not None and site.geometry and len(trace.input_size) == site.geometry.axes + 1:
-        channels, *size = trace.input_size
+        channels, *size = trace.input_size if site.channels_first else (trace.input_size[-1], *trace.input_size[:-1])
         stride = site.geometry.stride
         added = multiply_adds(channels, size, stride, mixin.pools if site.pools is None else site.pools)
         if any(1 < n < 2 * s for n, s in zip(size, stride, strict=True) if s > 1):

@@ -106,6 +106,6 @@ def _multiply_adds(layer: nn.Module, output: Any) -> int:
     if isinstance(layer, CondConv2d):  # its experts' weights are flat
         return output.numel() * math.prod(layer.weight_shape[1:])
     weight = getattr(layer, "weight", None)
-    if isinstance(weight, torch.Tensor) and 3 <= weight.ndim <= 5:
+    if isinstance(weight, torch.Tensor) and (weight.ndim == 4 or isinstance(layer, nn.modules.conv._ConvNd)):
         return output.numel() * math.prod(weight.shape[1:])
     return 0

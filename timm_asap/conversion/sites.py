@@ -1,7 +1,7 @@
 """Where a network downsamples: one answer per module, for layers with a stride and for blocks that do it inside.
 
-Timm's networks also downsample without a layer: by poolings called as functions, slices and reshapes. A table below
-knows those blocks by class: how each is made alias-free, or why it is left.
+Timm's networks, and torchvision's Swin, also downsample without a layer: by poolings called as functions, slices and
+reshapes. A table below knows those blocks by class: how each is made alias-free, or why it is left.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torch import nn
 from timm_asap.conversion.blocks import (
     AlternativeFunction,
     LowPassedFusion,
+    LowPassedMerging,
+    PooledMerging,
     PooledTokens,
     called_function,
 )
@@ -34,6 +36,7 @@ from timm_asap.conversion.rewrite import AliasFreeCalls
 from timm_asap.conversion.strided import AsapLayer, LowPassed, is_converted, mixin_for, plain_class, uses_own_forward
 
 __all__ = [
+    "PATCHIFY_STRIDE",
     "Downsampling",
     "FunctionalSite",
     "functional_site",
@@ -60,6 +63,7 @@ class FunctionalSite:
         applies: Whether this block has the site at all.
         is_stem: The block turns the image into its first map.
         pools: Whether the pool runs in it, or else the low-pass; None for what its mixin says.
+        channels_first: Its map is (B, C, *grid); else (B, *grid, C).
     """
 
     what: str
@@ -69,6 +73,7 @@ class FunctionalSite:
     applies: Callable[[nn.Module], bool] = lambda block: True
     is_stem: bool = False
     pools: bool | None = None
+    channels_first: bool = True
 
 
 def _fixed(kernel: int, stride: int) -> Callable[[nn.Module], Geometry]:
@@ -83,10 +88,11 @@ _OWN_POOL = "its class has a `forward` of its own, which may compute anything"
 _NO_STRIDE = "the block has no stride that the paper's layout could take away"
 _GATE = "a gate inside attention, enlarged again afterwards"
 _KEYS = "a reduction of keys and values inside attention"
-_MERGE = "a transformer's patch merging, done by reshaping tokens: not covered"
 
 _REDUCTION = FunctionalSite("F.max_pool2d", _fixed(3, 2), _same(AliasFreeCalls), pools=True)
-_PATCH_MERGING = FunctionalSite("a reshape", _fixed(2, 2), reason=_MERGE)
+_PATCH_MERGING = FunctionalSite(
+    "merging of tokens", _fixed(2, 2), {"preserve": LowPassedMerging, "paper": PooledMerging}, channels_first=False
+)
 
 #: By module and class name.
 _SITES = {
@@ -101,6 +107,9 @@ _SITES = {
         reason=_NO_STRIDE,
         is_stem=True,
     ),
+    "timm.models.crossvit.CrossVit": FunctionalSite(
+        "F.interpolate", reason="resizes the image for its second branch, by less than 2"
+    ),
     "timm.models.csatv2.LearnableDct2d": FunctionalSite(
         "a DCT of patches",
         _patches(lambda block: block.k),
@@ -112,6 +121,11 @@ _SITES = {
     "timm.models.ghostnet.GhostModuleV2": FunctionalSite("F.avg_pool2d", _fixed(2, 2), reason=_GATE),
     "timm.models.ghostnet.GhostModuleV3": FunctionalSite(
         "F.avg_pool2d", _fixed(2, 2), reason=_GATE, applies=lambda block: block.mode == "shortcut"
+    ),
+    "timm.models.hiera.HieraBlock": FunctionalSite(
+        "a maximum over tokens",
+        reason="pools tokens in the order of its mask units, not on the grid of the image",
+        applies=lambda block: block.attn.q_stride > 1,
     ),
     "timm.models.inception_v3.InceptionAux": FunctionalSite(
         "F.avg_pool2d", _fixed(5, 3), {"preserve": LowPassed}, reason=_NO_STRIDE
@@ -133,6 +147,8 @@ _SITES = {
     "timm.models.pvt_v2.Attention": FunctionalSite(
         "nn.AdaptiveAvgPool2d", reason=_KEYS, applies=lambda block: block.pool is not None
     ),
+    "torchvision.models.swin_transformer.PatchMerging": _PATCH_MERGING,
+    "torchvision.models.swin_transformer.PatchMergingV2": _PATCH_MERGING,
     "timm.models.swin_transformer.PatchMerging": _PATCH_MERGING,
     "timm.models.swin_transformer_v2.PatchMerging": _PATCH_MERGING,
     "timm.models.swin_transformer_v2_cr.PatchMerging": _PATCH_MERGING,
@@ -163,6 +179,7 @@ class Downsampling:
         is_block: It is a block of timm that downsamples in its `forward`, no layer.
         is_stem: It turns the image into its first map, whatever comes before it.
         pools: Whether it will run the pool, or else the low-pass; None for what its mixin says.
+        channels_first: Its map is (B, C, *grid); else (B, *grid, C).
     """
 
     what: str
@@ -173,6 +190,7 @@ class Downsampling:
     is_block: bool = False
     is_stem: bool = False
     pools: bool | None = None
+    channels_first: bool = True
 
     def mixin(self, layout: str) -> type[AsapLayer] | None:
         """What the module becomes in a layout, or None."""
@@ -189,7 +207,17 @@ def site_of(layer: nn.Module) -> Downsampling | None:
     if block := functional_site(layer):
         geometry = block.geometry(layer)
         what = f"{block.what} in {cls.__name__}" + (f" {geometry}" if geometry else "")
-        return Downsampling(what, cls, geometry, block.mixins or {}, block.reason, True, block.is_stem, block.pools)
+        return Downsampling(
+            what,
+            cls,
+            geometry,
+            block.mixins or {},
+            block.reason,
+            is_block=True,
+            is_stem=block.is_stem,
+            pools=block.pools,
+            channels_first=block.channels_first,
+        )
     is_call = called_function(cls) is not None
     geometry = layer.asap.geometry if is_converted(layer) and not is_call else geometry_of(layer)
     if geometry is not None and not geometry.strides:
@@ -286,6 +314,9 @@ def reducing_attention(model: nn.Module, name: str, layers: Mapping[str, LayerTr
 
 # Stems.
 
+#: A stem of this stride or more turns patches into tokens: strictly alias-free, it would see a thumbnail of the image.
+PATCHIFY_STRIDE = 4
+
 
 def image_layers(model: nn.Module) -> tuple[set[nn.Module], set[nn.Module]]:
     """The layers that read an image first, as far as modules show it.
@@ -321,6 +352,9 @@ def image_layers(model: nn.Module) -> tuple[set[nn.Module], set[nn.Module]]:
         stems.add(convolutions[0])
         stems.update(conv for conv in convolutions if conv.in_channels in alike and conv.groups == 1)
     stems.update(m for m in model.modules() if (site := functional_site(m)) and site.is_stem)
+    # What cuts an image into large patches does so wherever it stands.
+    blocks = (m for m in model.modules() if isinstance(m, (nn.PixelUnshuffle, nn.Unfold)))
+    stems.update(m for m in blocks if max(geometry_of(m).stride) >= PATCHIFY_STRIDE)
     return stems, named
 
 
