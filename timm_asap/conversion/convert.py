@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from timm_asap.conversion.check import check_conversion
+from timm_asap.conversion.found import Found, described, row_of
 from timm_asap.conversion.functional import Options
 from timm_asap.conversion.geometry import Geometry, multiply_adds
 from timm_asap.conversion.observe import Observation, observe, observe_on_meta
 from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
-from timm_asap.conversion.rewrite import AliasFreeCalls, Call, call_of, calls_in
+from timm_asap.conversion.rewrite import AliasFreeCalls, call_of, calls_in
 from timm_asap.conversion.sites import (
     PATCHIFY_STRIDE,
     Downsampling,
@@ -27,6 +28,7 @@ from timm_asap.conversion.sites import (
     site_of,
 )
 from timm_asap.conversion.strided import AsapLayer, AsapSpec, attach, detach, is_converted, keeps_sizes, plain_class
+from timm_asap.conversion.upsampling import find_upsampling
 from timm_asap.conversion.watch import Operation
 from timm_asap.errors import unknown_name
 from timm_asap.spectral import as_boundary, as_window
@@ -66,6 +68,7 @@ def convert(
     dry_run: bool = False,
     *,
     example: Any = None,
+    upsampling: bool = False,
 ) -> ConversionReport:
     """Make everything that downsamples in a model alias-free, in place.
 
@@ -91,6 +94,9 @@ def convert(
         dry_run: Report what would be done, and leave the model as it is.
         example: An input to run the model on: a tensor, a tuple of positional arguments or a dictionary of keyword
             arguments, on the model's device.
+        upsampling: Remove the images of the spectrum, too, that transposed convolutions, interpolation and pixel
+            shuffles make: a low-pass comes after each that enlarges by a whole factor. In the layout `"paper"` the
+            transpose of the pool takes the place of `nn.Upsample`.
 
     Returns:
         A report of every site: what it became, why it was left, or that it is not handled.
@@ -115,7 +121,7 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
-    options = Options(as_window(window).value, as_boundary(boundary).value, as_layout(layout).value)
+    options = Options(as_window(window).value, as_boundary(boundary).value, as_layout(layout).value, upsampling)
     check_stem(stem)
     seen = None
     if example is not None:
@@ -124,11 +130,12 @@ def convert(
         seen = observe_on_meta(model, input_size)
 
     found = _find_all(model, options, stem, seen)
+    enlarging = find_upsampling(model, options, seen, {name for name, site in found.items() if site.rows})
     if not dry_run:
-        for name, site in found.items():
+        for name, site in (*found.items(), *enlarging.items()):
             _attach(model.get_submodule(name), site, options)
         if example is not None:
-            _check(model, example, found)
+            _check(model, example, found, enlarging)
     report = ConversionReport(
         sites=tuple(row for site in found.values() for row in site.rows),
         layout=options.layout,
@@ -138,50 +145,32 @@ def convert(
         macs=seen.macs if seen else None,
         watched=seen is not None,
         unseen=() if seen else _unseen(model, found),
+        upsampling=tuple(row for site in enlarging.values() for row in site.rows),
     )
     _warn_of_small_maps(report)
     return report
 
 
-@dataclass
-class _Found:
-    """What one module has to be converted, and its rows in the report.
-
-    Attributes:
-        rows: Of the report.
-        mixin: What the module becomes; None where it is left.
-        geometry: Of a layer.
-        calls: Downsampling calls in the module's code.
-        is_part: The module's downsampling is reported with that of the block around it.
-    """
-
-    rows: list[DownsamplingLayer]
-    mixin: type[AsapLayer] | None = None
-    geometry: Geometry | None = None
-    calls: list[Call] = field(default_factory=list)
-    is_part: bool = False
-
-
-def _find_all(model: nn.Module, options: Options, stem: str | bool, seen: Observation | None) -> dict[str, _Found]:
+def _find_all(model: nn.Module, options: Options, stem: str | bool, seen: Observation | None) -> dict[str, Found]:
     stems, named = image_layers(model)
-    found: dict[str, _Found] = {}
+    found: dict[str, Found] = {}
     for name, module in model.named_modules():
         if any(isinstance(owner, torch.jit.ScriptModule) for owner in _owners(model, name)):
             continue
         operations = seen.at(name) if seen else None
         if is_converted(module) and issubclass(module.asap_mixin, AliasFreeCalls):
-            found[name] = _Found([_row(name, plain_class(module).__name__, reason=_already(module))])
+            found[name] = Found([row_of(name, plain_class(module).__name__, reason=_already(module))])
         elif (site := site_of(module)) is not None:
             blocks = [block for owner in _owners(model, name) if (block := functional_site(owner))]
             if any(block.what == f"nn.{site.plain_class.__name__}" for block in blocks):
-                found[name] = _Found([], is_part=True)
+                found[name] = Found([], is_part=True)
                 continue
             on_image = module not in named and any(operation.on_image for operation in operations or ())
             is_stem = module in stems or on_image
             reason = _why_left(model, name, module, site, options.layout, stem, is_stem, seen)
             found[name] = _found_layer(name, module, site, reason, options.layout, seen)
         elif reason := opaque_reason(module):
-            found[name] = _Found(_opaque_rows(name, module, reason, operations))
+            found[name] = Found(_opaque_rows(name, module, reason, operations))
         elif operations or (operations is None and not is_library_class(type(module))):
             found[name] = _found_calls(model, name, module, operations, stem, seen)
     return {name: site for name, site in found.items() if site.rows or site.is_part}
@@ -192,10 +181,6 @@ def _owners(model: nn.Module, name: str) -> Iterator[nn.Module]:
     while name:
         name = name.rpartition(".")[0]
         yield model.get_submodule(name)
-
-
-def _row(name: str, layer: str, **more: Any) -> DownsamplingLayer:
-    return DownsamplingLayer(name, layer, converted=False, **more)
 
 
 def _already(module: AsapLayer) -> str:
@@ -244,7 +229,7 @@ def _stem_reason(is_stem: bool, stride: int, stem: str | bool) -> str:
 
 def _found_layer(
     name: str, module: nn.Module, site: Downsampling, reason: str, layout: str, seen: Observation | None
-) -> _Found:
+) -> Found:
     mixin = site.mixin(layout) if not reason else None
     trace = seen.layers.get(name) if seen else None
     added, note = None, ""
@@ -267,7 +252,7 @@ def _found_layer(
         added_macs=added,
         note=note,
     )
-    return _Found([row], mixin, site.geometry)
+    return Found([row], mixin, site.geometry)
 
 
 # Modules that cannot be looked into.
@@ -277,13 +262,8 @@ def _opaque_rows(
     name: str, module: nn.Module, reason: str, operations: list[Operation] | None
 ) -> list[DownsamplingLayer]:
     if operations is None:
-        return [_row(name, plain_class(module).__name__, reason=reason, unhandled=True)]
-    return [_row(name, _described(operation, module), reason=reason, unhandled=True) for operation in operations]
-
-
-def _described(operation: Operation, module: nn.Module) -> str:
-    where = f", {operation.where}" if operation.where else ""
-    return f"{operation.kind} / {operation.factor} in {plain_class(module).__name__}{where}"
+        return [row_of(name, plain_class(module).__name__, reason=reason, unhandled=True)]
+    return [row_of(name, described(operation, module), reason=reason, unhandled=True) for operation in operations]
 
 
 # Calls in a module's own code.
@@ -304,13 +284,13 @@ def _found_calls(
     operations: list[Operation] | None,
     stem: str | bool,
     seen: Observation | None,
-) -> _Found:
-    calls = calls_in(module)
+) -> Found:
+    calls = [call for call in calls_in(module) if call.strides is not False]
     kind = type(module).__name__
     if operations is None:
-        certain = [call for call in calls if call.strides]
+        certain = [call for call in calls if call.strides is True]
         rows = [DownsamplingLayer(name, f"{call.name} in {kind}, {call.where}", True, call.becomes) for call in certain]
-        return _Found(rows, AliasFreeCalls if certain else None, calls=calls)
+        return Found(rows, AliasFreeCalls if certain else None, calls=calls)
     rows, mixin = [], None
     owner = reducing_attention(model, name, seen.layers if seen else None)
     for operation in operations:
@@ -320,11 +300,11 @@ def _found_calls(
             reason = reason or "PyTorch's own antialiasing, a low-pass already"
         elif owner:
             reason = reason or f"a reduction inside {owner}"
-        what = _described(operation, module)
+        what = described(operation, module)
         if reason:
-            rows.append(_row(name, what, reason=reason))
+            rows.append(row_of(name, what, reason=reason))
         elif call is None:
-            rows.append(_row(name, what, reason=_UNREAD, unhandled=True))
+            rows.append(row_of(name, what, reason=_UNREAD, unhandled=True))
         else:
             mixin = AliasFreeCalls
             where = f", {call.where}" if call.file else ""
@@ -332,16 +312,17 @@ def _found_calls(
     rows = list(dict.fromkeys(rows))
     if mixin is not None and any(row.reason for row in rows if not row.unhandled):
         # Calls are rewritten class by class, all of them: what is to be left would be converted with the rest.
-        rows = [replace(row, converted=False, becomes="", reason=row.reason or _MIXED) for row in rows]
+        mixed = {"reason": _MIXED, "unhandled": True}
+        rows = [row if row.reason else replace(row, converted=False, becomes="", **mixed) for row in rows]
         mixin = None
-    return _Found(rows, mixin, calls=calls)
+    return Found(rows, mixin, calls=calls)
 
 
 _UNREAD = "no call in the module's source does it, or its source is not available"
 _MIXED = "another call of the same module is left, and calls are rewritten together"
 
 
-def _unseen(model: nn.Module, found: dict[str, _Found]) -> tuple[str, ...]:
+def _unseen(model: nn.Module, found: dict[str, Found]) -> tuple[str, ...]:
     """What reading the modules leaves open."""
     lines: dict[str, None] = {}
     classes: dict[str, None] = {}
@@ -363,21 +344,20 @@ def _unseen(model: nn.Module, found: dict[str, _Found]) -> tuple[str, ...]:
 # Attaching and checking.
 
 
-def _attach(module: nn.Module, site: _Found, options: Options) -> None:
+def _attach(module: nn.Module, site: Found, options: Options) -> None:
     if site.mixin is None:
         return
     # A site without a geometry of its own takes its stride from the maps that reach it.
     attach(module, AsapSpec(site.geometry or Geometry((1, 1), (1, 1)), *options), site.mixin)
 
 
-def _check(model: nn.Module, example: Any, found: dict[str, _Found]) -> None:
+def _check(model: nn.Module, example: Any, found: dict[str, Found], enlarging: dict[str, Found]) -> None:
     """Run the converted model on noise; put back and report what still aliases."""
     try:
         result = check_conversion(model, example, {name for name, site in found.items() if site.mixin is None})
     except Exception:
-        for name, site in found.items():
-            if site.mixin is not None:
-                detach(model.get_submodule(name))
+        for name in {name for name, site in (*found.items(), *enlarging.items()) if site.mixin is not None}:
+            detach(model.get_submodule(name))
         raise
     for name, reason in result.failed.items():
         site = found[name]
@@ -390,10 +370,10 @@ def _check(model: nn.Module, example: Any, found: dict[str, _Found]) -> None:
             for row in site.rows
         ]
     for operation in result.missed:
-        site = found.setdefault(operation.module, _Found([]))
-        what = _described(operation, model.get_submodule(operation.module))
+        site = found.setdefault(operation.module, Found([]))
+        what = described(operation, model.get_submodule(operation.module))
         if not any(row.layer == what for row in site.rows):
-            site.rows.append(_row(operation.module, what, reason=_UNREAD, unhandled=True))
+            site.rows.append(row_of(operation.module, what, reason=_UNREAD, unhandled=True))
 
 
 def _warn_of_small_maps(report: ConversionReport) -> None:

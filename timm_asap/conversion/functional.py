@@ -36,6 +36,7 @@ __all__ = [
 Sizes = tuple[int, ...]
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVG = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 _LP = {1: F.lp_pool1d, 2: F.lp_pool2d, 3: F.lp_pool3d}
@@ -44,11 +45,12 @@ _ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adapti
 
 
 class Options(NamedTuple):
-    """What a conversion was asked for: names of window, boundary and layout."""
+    """What a conversion was asked for: names of window, boundary and layout, and whether upsampling is low-passed."""
 
     window: str
     boundary: str
     layout: str = "preserve"
+    upsampling: bool = False
 
 
 def _lowpass(x: torch.Tensor, stride: Sizes, options: Options) -> torch.Tensor:
@@ -328,7 +330,37 @@ def _interpolate(
     if not antialias:  # which is a low-pass of PyTorch's own
         grid = _grid(input, input.ndim - 2)
         input = _lowpass(input, shrinking(grid, interpolated_size(grid, size, scale_factor)), options)
-    return F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+    y = F.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias)
+    return _without_images(y, _grid(input, input.ndim - 2), options)
+
+
+def _without_images(y: torch.Tensor, size: Sizes, options: Options) -> torch.Tensor:
+    """An upsampled map without what lies above the Nyquist frequency of the grid it had, where the factor is whole."""
+    if not options.upsampling:
+        return y
+    factors = tuple(out // n if out % n == 0 else 1 for n, out in zip(size, _grid(y, len(size)), strict=True))
+    return _lowpass(y, factors, options)
+
+
+def _conv_transpose(
+    axes: int,
+    options: Options,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: int | Sizes = 1,
+    padding: int | Sizes = 0,
+    output_padding: int | Sizes = 0,
+    groups: int = 1,
+    dilation: int | Sizes = 1,
+) -> torch.Tensor:
+    y = _CONV_TRANSPOSE[axes](input, weight, bias, stride, padding, output_padding, groups, dilation)
+    return _lowpass(y, as_sizes(stride, axes), options) if options.upsampling else y
+
+
+def _pixel_shuffle(options: Options, input: torch.Tensor, upscale_factor: int) -> torch.Tensor:
+    y = F.pixel_shuffle(input, upscale_factor)
+    return _lowpass(y, (upscale_factor,) * 2, options) if options.upsampling else y
 
 
 def interpolated_size(grid: Sizes, size: Any, scale_factor: Any) -> Sizes:
@@ -375,7 +407,7 @@ def stepped_axes(steps: list[int], ndim: int) -> tuple[Sizes, Sizes]:
 
 
 @opaque_to_fx
-def getitem(window: str, boundary: str, layout: str, x: Any, key: Any) -> Any:
+def getitem(window: str, boundary: str, layout: str, upsampling: bool, x: Any, key: Any) -> Any:
     """`x[key]`, low-passed first along the axes of a map that the key steps over."""
     if not (isinstance(x, torch.Tensor) and x.is_floating_point()):
         return x[key]
@@ -401,6 +433,7 @@ class Replacement(NamedTuple):
         kind: What decides whether a call downsamples: "stride", "kernel" (where no stride is given), "factor",
             "output" or "scale".
         becomes: What a report says.
+        direction: "down", "up" or, where a call may be either, "both".
     """
 
     name: str
@@ -408,26 +441,37 @@ class Replacement(NamedTuple):
     arguments: tuple[str, ...]
     kind: str
     becomes: str
+    direction: str = "down"
 
 
 _LOWPASSED = "low-pass, then the call"
+_THEN_LOWPASSED = "the call, then low-pass"
 
 
 def _replacements() -> dict[Callable, Replacement]:
     table: dict[Callable, Replacement] = {}
 
-    def add(plain: list[Callable | None], name: str, function: Callable, kind: str, becomes: str = _LOWPASSED) -> None:
+    def add(
+        plain: list[Callable | None],
+        name: str,
+        function: Callable,
+        kind: str,
+        becomes: str = _LOWPASSED,
+        direction: str = "down",
+    ) -> None:
         target = function.func if isinstance(function, partial) else function
         names = tuple(inspect.signature(target).parameters)
         names = names[names.index("input") :] if "input" in names else names
         for one in plain:
             if one is not None:
-                table[one] = Replacement(name, function, names, kind, becomes)
+                table[one] = Replacement(name, function, names, kind, becomes, direction)
 
     maximum = "max at stride 1, then pool"
     for n in (1, 2, 3):
         torchs = partial(getattr, torch)
         add([CONV[n], torchs(f"conv{n}d", None)], f"F.conv{n}d", partial(_convolution, n), "stride")
+        plain = [_CONV_TRANSPOSE[n], torchs(f"conv_transpose{n}d", None)]
+        add(plain, f"F.conv_transpose{n}d", partial(_conv_transpose, n), "stride", _THEN_LOWPASSED, "up")
         plain = [_MAX[n], getattr(F, f"_max_pool{n}d", None), torchs(f"max_pool{n}d", None)]
         add(plain, f"F.max_pool{n}d", partial(_max_pool, n), "kernel", maximum)
         with_indices = partial(_max_pool_with_indices, n)
@@ -443,9 +487,10 @@ def _replacements() -> dict[Callable, Replacement]:
         add(plain, name, partial(_adaptive_max_pool_with_indices, n), "output", maximum)
     add([F.fractional_max_pool2d], "F.fractional_max_pool2d", _fractional_max_pool2d, "output", maximum)
     add([F.fractional_max_pool3d], "F.fractional_max_pool3d", _fractional_max_pool3d, "output", maximum)
-    add([F.interpolate, F.upsample], "F.interpolate", _interpolate, "scale")
+    add([F.interpolate, F.upsample], "F.interpolate", _interpolate, "scale", direction="both")
     add([F.pixel_unshuffle, torch.pixel_unshuffle], "F.pixel_unshuffle", _pixel_unshuffle, "factor")
     add([F.unfold], "F.unfold", _unfold, "stride")
+    add([F.pixel_shuffle, torch.pixel_shuffle], "F.pixel_shuffle", _pixel_shuffle, "factor", _THEN_LOWPASSED, "up")
     return table
 
 
@@ -456,7 +501,7 @@ _BY_NAME = {replacement.name: replacement for replacement in REPLACEMENTS.values
 
 
 @opaque_to_fx
-def alias_free(name: str, window: str, boundary: str, layout: str, *args: Any, **kwargs: Any) -> Any:
+def alias_free(name: str, window: str, boundary: str, layout: str, upsampling: bool, *args: Any, **kwargs: Any) -> Any:
     """Call the alias-free version of one of PyTorch's functions.
 
     Args:
@@ -464,7 +509,8 @@ def alias_free(name: str, window: str, boundary: str, layout: str, *args: Any, *
         window: `"asap"`, `"hamming"` or `"flc"`.
         boundary: `"circular"`, `"reflect"` or `"zero"`.
         layout: `"preserve"` or `"paper"`.
+        upsampling: Whether what makes a grid finer is low-passed too.
         *args: The plain function's arguments.
         **kwargs: Likewise, by name.
     """
-    return _BY_NAME[name].function(Options(window, boundary, layout), *args, **kwargs)
+    return _BY_NAME[name].function(Options(window, boundary, layout, upsampling), *args, **kwargs)

@@ -14,7 +14,16 @@ from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 
-__all__ = ["AVG_POOLS", "CONVOLUTIONS", "MAX_POOLS", "Geometry", "as_sizes", "geometry_of", "multiply_adds"]
+__all__ = [
+    "AVG_POOLS",
+    "CONVOLUTIONS",
+    "MAX_POOLS",
+    "Geometry",
+    "as_sizes",
+    "geometry_of",
+    "multiply_adds",
+    "upsampling_geometry",
+]
 
 Sizes = tuple[int, ...]
 
@@ -155,6 +164,27 @@ def geometry_of(layer: nn.Module) -> Geometry | None:
             *(as_sizes(getattr(layer, name), 2) for name in ("kernel_size", "stride", "padding", "dilation"))
         )
     return None
+
+
+def upsampling_geometry(layer: nn.Module) -> Geometry | None:
+    """Kernel and factor of a layer that makes a grid finer by a whole factor; None for every other layer.
+
+    Args:
+        layer: A transposed convolution, `nn.Upsample` by a whole `scale_factor`, or `nn.PixelShuffle`.
+    """
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        geometry = _of_convolution(layer)
+    elif isinstance(layer, nn.PixelShuffle):
+        geometry = Geometry((layer.upscale_factor,) * 2, (layer.upscale_factor,) * 2)
+    elif isinstance(layer, nn.Upsample) and layer.scale_factor is not None:
+        # How many axes there are, its input decides: a single factor is for any number of them.
+        factors = layer.scale_factor if isinstance(layer.scale_factor, tuple) else (layer.scale_factor,) * 2
+        if any(factor != int(factor) or factor < 1 for factor in factors):
+            return None
+        geometry = Geometry(tuple(map(int, factors)), tuple(map(int, factors)))
+    else:
+        return None
+    return geometry if geometry.strides else None
 
 
 def is_quantized_convolution(layer: nn.Module) -> bool:

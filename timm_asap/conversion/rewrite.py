@@ -42,7 +42,8 @@ class Call:
         first_line: Likewise.
         last_line: Likewise.
         owner: The function that it is in.
-        strides: True where the source shows that it downsamples; None where that depends on the input.
+        strides: Whether it makes a grid coarser, as the source shows it; None where that depends on the input.
+        upsamples: Whether it makes a grid finer, likewise.
         instance: It is in a function that was set on the module itself.
     """
 
@@ -53,7 +54,12 @@ class Call:
     last_line: int
     owner: str
     strides: bool | None
+    upsamples: bool | None = False
     instance: bool = False
+
+    def is_rewritten(self, options: Options) -> bool:
+        """Whether a conversion with these options would replace it."""
+        return self.strides is not False or (options.upsampling and self.upsamples is not False)
 
     @property
     def where(self) -> str:
@@ -67,7 +73,9 @@ class Call:
 
 # What a watcher calls the operations of a function, by a part of the function's name.
 _KINDS = {
+    "conv_transpose": ("transposed convolution",),
     "conv": ("convolution",),
+    "pixel_shuffle": ("rearrangement",),
     "max_pool": ("max-pool", "adaptive max-pool", "fractional max-pool"),
     "avg_pool": ("average pool", "adaptive average pool"),
     "lp_pool": ("average pool",),
@@ -150,7 +158,8 @@ def calls_in(module: nn.Module) -> list[Call]:
         found.update(dict.fromkeys(_calls(function)))
     for value in vars(module).values():
         if (replacement := _replacement(value)) is not None:
-            found[Call(replacement.name, replacement.becomes, "", 0, 0, "", None, instance=True)] = None
+            strides, upsamples = _possible(replacement)
+            found[Call(replacement.name, replacement.becomes, "", 0, 0, "", strides, upsamples, instance=True)] = None
         else:
             found.update((replace(call, instance=True), None) for call in _calls_of_attribute(value))
     return list(found)
@@ -165,8 +174,8 @@ def rewritten_methods(cls: type[nn.Module], options: Options) -> dict[str, Any]:
     """
     methods: dict[str, Any] = {}
     for name, function in _methods(cls).items():
-        if _calls(function):
-            made = _rewritten(function, options)
+        made = _rewritten(function, options)
+        if made is not function:
             methods[name] = staticmethod(made) if isinstance(inspect.getattr_static(cls, name), staticmethod) else made
     return methods
 
@@ -174,7 +183,9 @@ def rewritten_methods(cls: type[nn.Module], options: Options) -> dict[str, Any]:
 def attach_functions(module: nn.Module, options: Options) -> None:
     """Rewrite the functions that were set on a module itself."""
     for name, value in list(vars(module).items()):
-        if _replacement(value) is not None or _calls_of_attribute(value):
+        replacement = _replacement(value)
+        held = replacement is not None and (options.upsampling or replacement.direction != "up")
+        if held or any(call.is_rewritten(options) for call in _calls_of_attribute(value)):
             vars(module)[name] = Rewritten(value, options)
 
 
@@ -314,21 +325,23 @@ def _find_calls(function: FunctionType, seen: set[FunctionType]) -> Iterator[Cal
             target = names.value(part.func)
             replacement = _replacement(target)
             if replacement is not None:
-                strides = strides_by_source(part, replacement)
-                if strides is not False:
-                    yield _call(replacement.name, replacement.becomes, code, part, strides)
+                strides, upsamples = directions_by_source(part, replacement)
+                if strides is not False or upsamples is not False:
+                    yield _call(replacement.name, replacement.becomes, code, part, strides, upsamples)
             elif isinstance(target, FunctionType) and target not in seen and not _in_library(target):
                 seen.add(target)
                 yield from _find_calls(target, seen)
         elif isinstance(part, ast.Subscript) and isinstance(part.ctx, ast.Load):
             strides = _slice_strides(part.slice)
             if strides is not False:
-                yield _call(f"{ast.unparse(part)}", "low-pass, then the slice", code, part, strides)
+                yield _call(f"{ast.unparse(part)}", "low-pass, then the slice", code, part, strides, False)
 
 
-def _call(name: str, becomes: str, code: CodeType, node: ast.expr, strides: bool | None) -> Call:
+def _call(
+    name: str, becomes: str, code: CodeType, node: ast.expr, strides: bool | None, upsamples: bool | None
+) -> Call:
     owner = getattr(code, "co_qualname", code.co_name)
-    return Call(name, becomes, code.co_filename, node.lineno, node.end_lineno or node.lineno, owner, strides)
+    return Call(name, becomes, code.co_filename, node.lineno, node.end_lineno or node.lineno, owner, strides, upsamples)
 
 
 def _literal(node: ast.expr | None) -> Any:
@@ -338,10 +351,15 @@ def _literal(node: ast.expr | None) -> Any:
         return ...
 
 
-def strides_by_source(call: ast.Call, replacement: Replacement) -> bool | None:
-    """Whether a call downsamples: True or False where its literals show it, else None."""
+def _possible(replacement: Replacement) -> tuple[bool | None, bool | None]:
+    """Whether a function may make a grid coarser, and finer: None or False."""
+    return (None if replacement.direction != "up" else False, None if replacement.direction != "down" else False)
+
+
+def directions_by_source(call: ast.Call, replacement: Replacement) -> tuple[bool | None, bool | None]:
+    """Whether a call makes a grid coarser, and finer: True or False where its literals show it, else None."""
     if any(isinstance(a, ast.Starred) for a in call.args) or any(k.arg is None for k in call.keywords):
-        return None
+        return _possible(replacement)
     given = dict(zip(replacement.arguments, call.args, strict=False)) | {k.arg: k.value for k in call.keywords}
 
     def numbers(name: str, default: Any) -> tuple | None:
@@ -351,20 +369,21 @@ def strides_by_source(call: ast.Call, replacement: Replacement) -> bool | None:
 
     if replacement.kind == "scale":
         if _literal(given.get("antialias")) is True:
-            return False
+            return False, False
         scale = numbers("scale_factor", None)
-        return min(scale) < 1 if scale and "size" not in given else None
+        return (min(scale) < 1, max(scale) > 1) if scale and "size" not in given else (None, None)
     if replacement.kind == "output":
         output = numbers("output_size", None)
-        return False if output and max(output) == 1 else None
+        return (False if output and max(output) == 1 else None), False
     if replacement.kind == "factor":
-        factor = numbers("downscale_factor", None)
-        return max(factor) > 1 if factor else None
-    default = 1 if replacement.kind == "stride" else None
-    stride = numbers("stride", default)
-    if replacement.kind == "kernel" and ("stride" not in given or _literal(given["stride"]) is None):
-        stride = numbers("kernel_size", None)
-    return max(stride) > 1 if stride else None
+        factor = numbers("upscale_factor" if replacement.direction == "up" else "downscale_factor", None)
+        strides = max(factor) > 1 if factor else None
+    else:
+        stride = numbers("stride", 1 if replacement.kind == "stride" else None)
+        if replacement.kind == "kernel" and ("stride" not in given or _literal(given["stride"]) is None):
+            stride = numbers("kernel_size", None)
+        strides = max(stride) > 1 if stride else None
+    return (False, strides) if replacement.direction == "up" else (strides, False)
 
 
 def _slice_strides(key: ast.expr) -> bool | None:
@@ -396,11 +415,14 @@ class _Rewriter(ast.NodeTransformer):
         target = self._names.value(node.func)
         replacement = _replacement(target)
         if replacement is not None:
-            if strides_by_source(node, replacement) is not False:
+            strides, upsamples = directions_by_source(node, replacement)
+            if strides is not False or (self._options.upsampling and upsamples is not False):
                 function = partial(alias_free, replacement.name, *self._options)
                 node.func = ast.copy_location(self._bind("call", function), node.func)
-        elif isinstance(target, FunctionType) and not _in_library(target) and _calls(target):
-            node.func = ast.copy_location(self._bind("helper", _rewritten(target, self._options)), node.func)
+        elif isinstance(target, FunctionType) and not _in_library(target):
+            made = _rewritten(target, self._options) if _calls(target) else target
+            if made is not target:
+                node.func = ast.copy_location(self._bind("helper", made), node.func)
         self.generic_visit(node)
         return node
 

@@ -22,7 +22,7 @@ from timm_asap.conversion.blocks import (
     PooledTokens,
     called_function,
 )
-from timm_asap.conversion.functional import REPLACEMENTS, interpolated_size
+from timm_asap.conversion.functional import REPLACEMENTS
 from timm_asap.conversion.geometry import (
     CONVOLUTIONS,
     MAX_POOLS,
@@ -243,7 +243,8 @@ def _site_of_call(layer: nn.Module, cls: type, geometry: Geometry | None, what: 
 
 
 def _shrinks(layer: nn.Upsample) -> bool:
-    return layer.scale_factor is not None and min(interpolated_size((1000,), None, layer.scale_factor)) < 1000
+    factors = layer.scale_factor if isinstance(layer.scale_factor, tuple) else (layer.scale_factor,)
+    return any(factor is not None and factor < 1 for factor in factors)
 
 
 def _mixins_of_layer(layer: nn.Module, geometry: Geometry) -> tuple[dict[str, type[AsapLayer]], str]:

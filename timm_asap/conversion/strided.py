@@ -22,12 +22,14 @@ from torch import nn
 
 from timm_asap.conversion.filtering import resample, unwatched
 from timm_asap.conversion.functional import CONV, Options, dense_padding, max_then_pool, pool_alone
-from timm_asap.conversion.geometry import AVG_POOLS, CONVOLUTIONS, MAX_POOLS, Geometry, geometry_of
+from timm_asap.conversion.geometry import AVG_POOLS, CONVOLUTIONS, MAX_POOLS, Geometry, geometry_of, upsampling_geometry
 
 __all__ = [
     "AsapLayer",
     "AsapSpec",
     "LowPassed",
+    "LowPassedAfter",
+    "PoolTransposed",
     "attach",
     "detach",
     "input_of",
@@ -48,17 +50,19 @@ class AsapSpec:
         window: Window name.
         boundary: Boundary name.
         layout: `"preserve"` or `"paper"`.
+        upsampling: Whether calls in the module's code that make a grid finer are low-passed too.
     """
 
     geometry: Geometry
     window: str
     boundary: str
     layout: str
+    upsampling: bool = False
 
     @property
     def options(self) -> Options:
-        """Window, boundary and layout."""
-        return Options(self.window, self.boundary, self.layout)
+        """All but the geometry."""
+        return Options(self.window, self.boundary, self.layout, self.upsampling)
 
 
 #: Attributes from which `geometry_of` reads; assigning one reads the layer again.
@@ -117,7 +121,7 @@ class AsapLayer:
         # A stride that is changed after conversion, as re-identification networks do to their last stage.
         mixin, spec = self.asap_mixin, detach(self)
         setattr(self, name, value)
-        geometry = geometry_of(self)
+        geometry = upsampling_geometry(self) if mixin is LowPassedAfter else geometry_of(self)
         if mixin in _OF_GEOMETRY:  # at stride 1 the paper's layout would be the pool of nothing in place of the layer
             in_paper = geometry.strides and geometry.fits_pool()
             mixin = mixin_for(self, geometry, spec.layout if in_paper else "preserve")
@@ -160,7 +164,7 @@ class AsapLayer:
         own = (
             {} if rest and isinstance(rest[0], dict) else {n: v for n, v in vars(self).items() if n.startswith("asap")}
         )
-        return (_blank, (cls.asap_mixin, cls.asap_plain, *cls.asap_options, own), *rest)
+        return (_blank, (cls.asap_mixin, cls.asap_plain, tuple(cls.asap_options), own), *rest)
 
     def _deepcopy(self, memo: dict[int, Any]) -> nn.Module:
         # Of classes that copy themselves, such as PyTorch's int8 layers: they know nothing of our attributes.
@@ -254,6 +258,37 @@ class PoolAlone(AsapLayer):
         return _with_indices(self, x, pool_alone(x, self.asap.geometry, self.asap.options))
 
 
+class LowPassedAfter(AsapLayer):
+    """An upsampling layer, then the low-pass: what lies above the Nyquist frequency of its input is an image of it."""
+
+    becomes = "the layer, then low-pass"
+    pools = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run the plain layer, then remove the images of its input's spectrum."""
+        y = self._plain_forward(*args, **kwargs)
+        return resample(y, "lowpass", _factors(self, y), self.asap.window, self.asap.boundary)
+
+
+class PoolTransposed(AsapLayer):
+    """The paper's layout for interpolation: the transpose of the pool in place of the layer."""
+
+    becomes = "the transpose of the pool"
+    pools = False
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Enlarge by the pool's transpose."""
+        x = input_of(self, args, kwargs)
+        return resample(x, "upsample", _factors(self, x), self.asap.window, self.asap.boundary)
+
+
+def _factors(layer: AsapLayer, x: torch.Tensor) -> tuple[int, ...]:
+    """The factor per axis: that of `nn.Upsample` may be one number for as many axes as its map has."""
+    factors = layer.asap.geometry.stride
+    single = isinstance(layer, nn.Upsample) and not isinstance(layer.scale_factor, tuple)
+    return factors[:1] * (x.ndim - 2) if single else factors
+
+
 #: Mixins that follow from a layer's geometry alone.
 _OF_GEOMETRY = (LowPassed, PooledPointwise, MaxThenPool, PoolThenConv, PoolAlone)
 
@@ -287,13 +322,11 @@ def _first_parameter(plain: type[nn.Module]) -> str:
 def _blank(
     mixin: type[AsapLayer],
     plain: type[nn.Module],
-    window: str = "asap",
-    boundary: str = "circular",
-    layout: str = "preserve",
+    options: tuple = ("asap", "circular"),
     own: dict[str, Any] | None = None,
 ) -> nn.Module:
     """An empty instance of the class made of both, for pickling and copying to fill."""
-    cls = _class_of(mixin, plain, Options(window, boundary, layout))
+    cls = _class_of(mixin, plain, Options(*options))
     layer = cls.__new__(cls)
     vars(layer).update(own or {})
     return layer
