@@ -6,10 +6,10 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from image_files import numbered_png, parquet_shards
+from image_files import number_of, numbered_png, parquet_shards
 from PIL.ImageFile import ImageFile
 
-from timm_asap.data import LazySplit, TensorSplit, load_dataset
+from timm_asap.data import LazySplit, TensorSplit, build_loader, load_dataset
 from timm_asap.data.columns import UnknownClassesError
 from timm_asap.errors import UserError
 
@@ -167,3 +167,75 @@ class TestHub:
         name = add(hub, rows([0, 1] * 5, ["cat", "dog"]))
         with pytest.raises(UserError, match="--test-split: unknown split 'tset'"):
             load_dataset(name, test_split="tset", measure_only=True)
+
+    def test_class_folders_are_read_as_on_the_disk(self, hub):
+        """`datasets` would go by the words in the files' names, and merge folders of one name."""
+        splits = {"Train": 6, "Test": 3}
+        files = {
+            f"data/{split}/{name}/deep/a train {number} test.png": numbered_png(number)
+            for split, count in splits.items()
+            for name in ("cats", "dogs")
+            for number in range(count)
+        }
+        hub.add_repo("you/photos", {**files, "README.md": "---\nlicense: mit\n---\n", "x.png": b""}, kind="datasets")
+        alone = load_dataset("you/photos", measure_only=True)
+        assert (alone.label_names, len(alone.test), alone.test_name) == (("cats", "dogs"), 6, "test")
+        paths = [path for _, path, _ in hub.requests if "/resolve/" in path]
+        assert any("/Test/" in path for path in paths)
+        assert not any("/Train/" in path for path in paths)
+        whole = load_dataset("you/photos")
+        assert (len(whole.train), len(whole.test)) == (12, 6)
+        assert same(alone.test, whole.test)
+        assert whole.notes == (
+            "folders: test in data/Test, train in data/Train",
+            "not read: images outside the class folders, 1 (x.png)",
+        )
+        assert whole.source == "https://huggingface.co/datasets/you/photos, licence not stated"
+
+    def test_a_stream_of_class_folders_goes_by_the_folders_too(self, hub):
+        files = {
+            f"{split}/{name}/train {number}.png": numbered_png(10 * place + number)
+            for split in ("Train", "Test")
+            for place, name in enumerate(("cats", "dogs"))
+            for number in range(5)
+        }
+        hub.add_repo("you/stream", files, kind="datasets")
+        data = load_dataset("you/stream", streaming=True)
+        assert (data.label_names, data.train.len_or_none, data.test.len_or_none) == (("cats", "dogs"), 10, 10)
+        before = len(hub.requests)
+        options = {"mean": (0.0,), "std": (1.0,)}
+        images, labels = zip(*build_loader(data.test, data, 4, training=False, **options), strict=True)
+        assert [number_of(image) for batch in images for image in batch] == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
+        assert torch.cat(labels).tolist() == [0] * 5 + [1] * 5
+        assert not any("/Train/" in path for _, path, _ in hub.requests[before:])
+        loader = build_loader(data.train, data, 5, training=True, steps_per_epoch=2)
+        batches = iter(loader)
+        next(batches)
+        state, expected = loader.state_dict(), next(batches)
+        again = build_loader(data.train, data, 5, training=True, steps_per_epoch=2)
+        again.load_state_dict(state)
+        assert torch.equal(next(iter(again))[0], expected[0])
+
+    def test_a_card_that_says_where_the_splits_are_is_followed(self, hub):
+        images = {
+            f"{part}/{name}/{n}.png": numbered_png(n) for part in "ab" for name in ("cat", "dog") for n in range(3)
+        }
+        files = [f"  - split: {split}\n    path: {part}/**\n" for split, part in (("train", "a"), ("test", "b"))]
+        card = "---\nconfigs:\n- config_name: default\n  data_files:\n" + "".join(files) + "---\n"
+        hub.add_repo("you/parts", {**images, "README.md": card}, kind="datasets")
+        for options in ({}, {"measure_only": True}):
+            data = load_dataset("you/parts", **options)
+            assert (data.label_names, len(data.test)) == (("cat", "dog"), 6)
+
+    def test_class_folders_that_were_fetched_are_there_offline(self, hub, monkeypatch):
+        images = {
+            f"{part}/{name}/{n}.png": numbered_png(n) for part in ("train", "test") for name in "ab" for n in range(3)
+        }
+        hub.add_repo("you/cached", images, kind="datasets")
+        whole = load_dataset("you/cached")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        before = len(hub.requests)
+        again = load_dataset("you/cached")
+        assert same(again.test, whole.test)
+        assert len(hub.requests) == before

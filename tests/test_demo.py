@@ -162,6 +162,16 @@ def test_what_is_no_picture(small, tmp_path):
     assert str(tmp_path) not in str(raised.value)
 
 
+def test_what_is_not_decoded_for_visitors(small, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "picture.eps")
+    (tmp_path / "picture.eps").rename(tmp_path / "picture.png")
+    with pytest.raises(ImageFileError, match=r"picture\.png: not an image that is decoded here \(JPEG, PNG,"):
+        predict(small, tmp_path / "picture.png")
+    Image.new("1", (8200, 8200)).save(tmp_path / "picture.png")
+    with pytest.raises(ImageFileError, match="its 8200 x 8200 pixels are more than the 67,108,864 that are decoded"):
+        predict(small, tmp_path / "picture.png")
+
+
 def test_an_answer(small, digit):
     clean, noisy = predict(small, digit), predict(small, digit, "gaussian_noise", 5)
     expected = corrupt(read_pixels(digit, small), "gaussian_noise", 5, "cifar")

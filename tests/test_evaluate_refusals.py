@@ -120,7 +120,8 @@ def test_what_nobody_asked_for_is_left_out_where_the_images_are_too_small(tmp_pa
 
 
 def test_a_folder_that_holds_some_corruptions_is_measured_on_those(tmp_path, capsys):
-    cifar = write_model(tmp_path / "m", label_names=[f"c{n}" for n in range(10)], input_size=(3, 32, 32))
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    cifar = write_model(tmp_path / "m", label_names=names, input_size=(3, 32, 32))
     np.save(tmp_path / "labels.npy", np.arange(50) % 10)
     np.save(tmp_path / "fog.npy", np.full((50, 32, 32, 3), 99, dtype=np.uint8))
     words = [cifar, "--dataset", "cifar10-c", "--data-dir", tmp_path, "--no-plots"]

@@ -6,6 +6,7 @@ import re
 import shutil
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from timm.models import save_for_hf
@@ -274,3 +275,19 @@ def test_every_command_refuses_it_before_it_writes(folder, monkeypatch, capsys, 
     assert err.count("\n") == 1
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "heal"])
+def test_memory_for_a_batch_is_estimated_too(folder, monkeypatch, capsys, command):
+    """One image would fit."""
+    write(folder, pretrained_cfg={"input_size": "[1, 1000, 1000]"})
+    write(folder, top={"num_classes": "10", "label_names": None}, pretrained_cfg={"num_classes": "10"})
+    write(folder, model_args={"num_classes": "10"})
+    model = timm.create_model("test_resnet_asap", num_classes=10, in_chans=1)
+    safetensors.torch.save_file(model.state_dict(), folder / "model.safetensors")
+    monkeypatch.setattr(memory, "available_memory", lambda: 10**9)
+    words = [word.format(folder) for word in COMMANDS[command]]
+    assert main([*words, "--device", "cpu"]) == 2
+    assert re.search(
+        r"with --batch-size \d+ needs about \d+\.\d GB of memory, and 1\.0 GB are free", capsys.readouterr().err
+    )

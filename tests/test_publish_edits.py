@@ -9,7 +9,7 @@ from publishable_run import publishable_run, write_evaluation
 
 from timm_asap.commands.publish import main
 from timm_asap.errors import UserError
-from timm_asap.hub import publish
+from timm_asap.hub import publish, write_card
 from timm_asap.hub.hub_edits import EditedOnHubError, Stamp, merge_sections, outside_sections, stamp
 
 REPO = "you/net"
@@ -154,7 +154,7 @@ def test_what_cannot_be_merged_is_refused_with_the_difference(published, run, ca
     change_run(run)
     head = published.repo(REPO).head
     if kind == "no text at all":  # nothing of theirs is lost
-        publish(run, REPO, overwrite_files=True)
+        publish(run, REPO)
         return
     with pytest.raises(UserError, match=r"you/net: changed on the Hub .*README\.md") as raised:
         main([str(run), "--repo", REPO])
@@ -165,8 +165,7 @@ def test_what_cannot_be_merged_is_refused_with_the_difference(published, run, ca
     assert "+++ README.md (of the run)" in out
     assert_nothing_was_sent(published, head)
     assert on_hub(published) == edited
-    flags = ["--overwrite-files"] if kind in ("everything", "the stamp") else []  # what the stamp knew is unknown then
-    main([str(run), "--repo", REPO, "--overwrite-card", *flags])
+    main([str(run), "--repo", REPO, "--overwrite-card"])
     assert "60.00" in on_hub(published)
 
 
@@ -282,6 +281,7 @@ def test_without_a_stamp_what_only_one_side_filled_in_is_taken():
     assert merge_sections({"notes": "Ours."}, {"notes": "Theirs."}, None) == ({"notes": "Ours."}, ["notes"])
 
 
-def test_the_stamp_stays_on_the_hub(published, run):
-    assert "timm-asap published" in on_hub(published)
-    assert "timm-asap published" not in (run / "README.md").read_text()
+def test_the_runs_card_keeps_the_stamp(published, run):
+    assert (run / "README.md").read_text() == on_hub(published)
+    write_card(run)
+    assert Stamp.read((run / "README.md").read_text()) == Stamp.read(on_hub(published))

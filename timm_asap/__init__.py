@@ -7,29 +7,32 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from timm_asap import reference, spectral, zoo
-from timm_asap.conversion import convert, reparameterize
-from timm_asap.layers import (
-    AsapPool1d,
-    AsapPool2d,
-    AsapPool3d,
-    AsapUpsample1d,
-    AsapUpsample2d,
-    AsapUpsample3d,
-    LowPass1d,
-    LowPass2d,
-    LowPass3d,
-    asap_pool1d,
-    asap_pool2d,
-    asap_pool3d,
-    asap_upsample1d,
-    asap_upsample2d,
-    asap_upsample3d,
-    lowpass1d,
-    lowpass2d,
-    lowpass3d,
-)
-from timm_asap.zoo import load
+from timm_asap._start import importing, own_program
+
+with importing(own_program()):
+    from timm_asap import reference, spectral, zoo
+    from timm_asap.conversion import convert, reparameterize
+    from timm_asap.layers import (
+        AsapPool1d,
+        AsapPool2d,
+        AsapPool3d,
+        AsapUpsample1d,
+        AsapUpsample2d,
+        AsapUpsample3d,
+        LowPass1d,
+        LowPass2d,
+        LowPass3d,
+        asap_pool1d,
+        asap_pool2d,
+        asap_pool3d,
+        asap_upsample1d,
+        asap_upsample2d,
+        asap_upsample3d,
+        lowpass1d,
+        lowpass2d,
+        lowpass3d,
+    )
+    from timm_asap.zoo import load
 
 __version__ = "0.1.0"
 

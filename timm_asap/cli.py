@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from timm_asap._start import importing
 from timm_asap.errors import UserError, run_program, unknown_name
 
 #: Command, its module and its help line. Modules are imported when their command is called.
@@ -60,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> None:
     if words[0] not in COMMANDS:
         raise UserError(unknown_name("command", words[0], COMMANDS))
-    importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
+    with importing("timm-asap"):
+        command = importlib.import_module(COMMANDS[words[0]][0])
+    command.main(words[1:])
 
 
 if __name__ == "__main__":

@@ -48,8 +48,10 @@ def check_seed(seed: int) -> None:
     Raises:
         UserError: If it is negative, or has more than 32 bits, which NumPy does not take.
     """
-    if not 0 <= seed < 2**32:
-        raise UserError(f"--seed: expected 0 or more and at most 4294967295, got {seed}")
+    if seed < 0:
+        raise UserError(f"--seed: expected 0 or more, got {seed}")
+    if seed >= 2**32:
+        raise UserError(f"--seed: expected at most {2**32 - 1}, got {seed}")
 
 
 def first_line(error: BaseException) -> str:

@@ -29,7 +29,7 @@ def sliding_max2d(x: torch.Tensor, kernel_size: Pair, padding: Pair, dilation: P
     Returns:
         The maxima; on the CPU possibly in another memory format than `x`.
     """
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a graph must not depend on the mode
     if is_traced or x.device.type != "cpu" or x.ndim != 4:
         return F.max_pool2d(x, kernel_size, 1, padding, dilation)
     if torch.is_grad_enabled() and x.requires_grad:

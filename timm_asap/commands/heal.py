@@ -32,6 +32,7 @@ from timm_asap.training.facts import hardware, package_versions
 from timm_asap.training.plan import Plan
 from timm_asap.training.run_folder import MODEL_FILES, RunFolder
 from timm_asap.zoo import AsapOptions
+from timm_asap.zoo.memory import check_memory, image_memory
 
 _STEM = {"auto": "auto", "true": True, "false": False}
 _OF_OLDER_WEIGHTS = (
@@ -114,6 +115,9 @@ def main(argv: Sequence[str]) -> None:
         print(line)
     dataset = _in_the_models_order(options, dataset, model)
     plan = _plan(options, dataset, model)
+    if device.type == "cpu":
+        needed = image_memory(plan.input_size, min(options.batch_size, options.limit))
+        check_memory(needed, f"{options.model} with --batch-size {options.batch_size}")
     with folder_lock(folder, "timm-asap heal"):
         _check_output(folder, options.overwrite)
         _heal_and_write(options, plan, plain, device, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class Folder:
         own = dict(zip(self.images, self.identities, strict=True))
         for name in sorted([*own, *self.children]):
             if name in own:
-                yield os.path.join(self.path, name), own[name]
+                yield f"{self.path}/{name}" if "://" in self.path else os.path.join(self.path, name), own[name]
             if name in self.children:
                 yield from self.children[name].files()
 
@@ -170,6 +170,34 @@ def scan(root: Path) -> tuple[Folder, LeftOut]:
         folder.total = len(folder.images) + sum(child.total for child in folder.children.values())
         if not folder.images and not folder.children and folder is not tree:
             left_out.add("folders without images", "/".join(folder.parts))
+    return tree, left_out
+
+
+def tree_of(root: str, names: Iterable[str]) -> tuple[Folder, LeftOut]:
+    """What `scan` would find in a folder that holds these files and is not on the disk.
+
+    Args:
+        root: Where the folder is, or will be: a path or an address.
+        names: Of the files, from there on, with slashes.
+    """
+    left_out = LeftOut()
+    tree = Folder(root)
+    for name in sorted(names):
+        *parts, file = name.split("/")
+        if file.startswith("._") or any(part.casefold() in _JUNK for part in (*parts, file)):
+            continue
+        if any(part.startswith(".") for part in (*parts, file)):
+            left_out.add("hidden files", name)
+        elif os.path.splitext(file)[1].lower() not in IMAGE_SUFFIXES:
+            left_out.add_file(file)
+        else:
+            folder = tree
+            folder.total += 1
+            for part in parts:
+                folder = folder.children.setdefault(part, Folder(f"{folder.path}/{part}", (*folder.parts, part)))
+                folder.total += 1
+            folder.images.append(file)
+            folder.identities.append(hash(name))
     return tree, left_out
 
 

@@ -24,6 +24,14 @@ from timm_asap.data.columns import (
 )
 from timm_asap.data.holdout import hold_out_fifth
 from timm_asap.data.images import ImageFileError, stack_images
+from timm_asap.data.split_choice import (
+    find_test_split,
+    find_train_split,
+    find_validation_split,
+    labels_are_secret,
+    notes_on,
+    test_splits,
+)
 from timm_asap.data.splits import (
     SMALL_SIDE_PX,
     ImageDataset,
@@ -32,18 +40,7 @@ from timm_asap.data.splits import (
     large_dataset,
     small_dataset,
 )
-from timm_asap.data.tables import (
-    Tables,
-    find_test_split,
-    find_train_split,
-    find_validation_split,
-    labels_are_secret,
-    load_tables,
-    notes_on,
-    source_of,
-    test_splits,
-    undecoded,
-)
+from timm_asap.data.tables import Tables, load_tables, source_of, undecoded
 from timm_asap.errors import UserError
 
 

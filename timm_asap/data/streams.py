@@ -20,20 +20,9 @@ from timm_asap.data.columns import (
     top_column,
 )
 from timm_asap.data.images import ImageFileError, decode_image, in_folder
+from timm_asap.data.split_choice import find_test_split, find_train_split, find_validation_split, notes_on
 from timm_asap.data.splits import MIN_SIDE_PX, SMALL_SIDE_PX, ImageDataset, StreamSplit, frame_of, large_dataset
-from timm_asap.data.tables import (
-    PEEK,
-    Tables,
-    find_test_split,
-    find_train_split,
-    find_validation_split,
-    load_tables,
-    notes_on,
-    one_line,
-    read_errors,
-    source_of,
-    undecoded,
-)
+from timm_asap.data.tables import PEEK, Tables, load_tables, one_line, read_errors, source_of, undecoded
 from timm_asap.errors import UserError
 
 if TYPE_CHECKING:

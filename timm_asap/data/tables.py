@@ -1,22 +1,24 @@
-"""The tables that `datasets` reads, on disk, from the Hub or as streams, and which of their splits is which."""
+"""The tables of a data set, one for each split: on the disk, from the Hub, or as streams."""
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from timm_asap.data.class_folders import read_class_folders, split_folders
-from timm_asap.data.columns import column_values, has_column, row_value, top_column
-from timm_asap.data.data_files import SUFFIXES, find_data_files, has_metadata, literal, match_files
-from timm_asap.data.folder_tree import scan
+from timm_asap.data.class_folders import ClassFolders, read_class_folders, split_folders
+from timm_asap.data.data_files import METADATA, SUFFIXES, find_data_files, has_metadata, literal, match_files
+from timm_asap.data.folder_tree import scan, tree_of
 from timm_asap.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -36,7 +38,6 @@ _EXPECTED = {
     "csv": "a folder with .csv files, whose image column holds paths from that folder on, or one such file",
     "webdataset": "a folder of .tar shards, one shard or a pattern of them",
 }
-_TEST_SPLITS = ("test", "validation", "valid", "val", "dev", "holdout")
 _MOST_SHARDS = 64
 # A README.md whose front matter says where the files of each split are, or what columns they have.
 _CARD_OF_DATA = re.compile(r"---\n(?:(?!---\n).*\n)*?(configs|dataset_info):")
@@ -113,11 +114,10 @@ def load_tables(
             tables = _file_tables(kind, folder, files, streaming)
         elif _is_saved(name):
             tables = _saved_tables(name, streaming)
-        elif one_by_one and not Path(name).is_dir():
-            tables = _hub_tables(name, data_dir)
+        elif folder is not None:
+            tables = _loaded_tables(name, data_dir=data_dir and str(data_dir), streaming=streaming)
         else:
-            path, configuration = _path_and_configuration(name)
-            tables = _loaded_tables(path, configuration, data_dir=data_dir and str(data_dir), streaming=streaming)
+            tables = _hub_tables(name, data_dir, streaming, one_by_one, **asked)
     for flag, split in (("--train-split", train_split), ("--test-split", test_split)):
         if split is not None and split not in tables:
             raise UserError(f"{flag}: {unknown_name('split', split, tables)}")
@@ -182,33 +182,40 @@ def _text(path: Path) -> str:
 
 
 def _class_folder_tables(folder: Path, streaming: bool, **asked: str | None) -> Tables:
-    # takes seconds to import: the bundled data sets do without it
-    import datasets
-
     scanned = scan(folder)
     if has_metadata(scanned[0]):
         inside = {split: [f"{pattern}/**" for pattern in literal(paths)] for split, paths in split_folders(scanned[0])}
         return _loaded_tables("imagefolder", data_files=inside, streaming=streaming)
     found = read_class_folders(folder, **asked, scanned=scanned)
-    names = datasets.ClassLabel(names=list(found.label_names))
     train = asked["train_split"] or "train"
+    return _tables_of_folders(found, lambda split: _table_of_folders(found, split, streaming, split == train))
 
-    def table(split: str) -> datasets.Dataset | datasets.IterableDataset:
-        paths, labels = found.splits[split]
-        if streaming and split == train:
-            # a stream is shuffled within a buffer: in the order of the folders, that holds a single class
-            order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
-            paths, labels = [paths[i] for i in order], [labels[i] for i in order]
-        features = datasets.Features({"image": datasets.Value("string"), "label": names})
-        rows = datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
-        rows = rows.cast_column("image", datasets.Image(decode=False))
-        return _as_stream(rows) if streaming else rows
 
+def _table_of_folders(
+    found: ClassFolders, split: str, streaming: bool, mixed: bool
+) -> datasets.Dataset | datasets.IterableDataset:
+    # takes seconds to import: the bundled data sets do without it
+    import datasets
+
+    paths, labels = found.splits[split]
+    if streaming and mixed:
+        # a stream is shuffled within a buffer: in the order of the folders, that holds a single class
+        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
+        paths, labels = [paths[i] for i in order], [labels[i] for i in order]
+    names = datasets.ClassLabel(names=list(found.label_names))
+    features = datasets.Features({"image": datasets.Value("string"), "label": names})
+    rows = datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
+    rows = rows.cast_column("image", datasets.Image(decode=False))
+    return _as_stream(rows) if streaming else rows
+
+
+def _tables_of_folders(found: ClassFolders, load: Callable[[str], datasets.Dataset], **about: object) -> Tables:
     return Tables(
-        {split: lambda split=split: table(split) for split in found.splits},
+        {split: partial(load, split) for split in found.splits},
         counts={split: len(paths) for split, (paths, _) in found.splits.items()},
         places=found.places,
         notes=found.notes,
+        **about,
     )
 
 
@@ -235,44 +242,117 @@ def _saved_tables(name: str, streaming: bool) -> Tables:
     return _tables_of({split: _as_stream(table) for split, table in splits.items()} if streaming else splits)
 
 
-def _hub_tables(name: str, data_dir: Path | None) -> Tables:
-    """Splits of the Hub, each fetched when it is asked for."""
+def _hub_tables(name: str, data_dir: Path | None, streaming: bool, one_by_one: bool, **asked: str | None) -> Tables:
+    """Splits of the Hub; one by one, each is fetched when it is asked for."""
     import datasets
 
     path, configuration = _path_and_configuration(name)
-    inside = data_dir and str(data_dir)
-    builder = datasets.load_dataset_builder(path, configuration, data_dir=inside)
-    files = builder.config.data_files
+    inside = data_dir and data_dir.as_posix()
+    try:
+        builder = datasets.load_dataset_builder(path, configuration, data_dir=inside)
+    except ConnectionError:
+        with suppress(OSError):  # nothing was fetched of it
+            if tables := _hub_folder_tables(path, inside, streaming, offline=True, **asked):
+                return tables
+        raise
+    files = builder.config.data_files or {}
     prefix = f"hf://datasets/{path}@"
-    if not files or not all(str(file).startswith(prefix) for listed in files.values() for file in listed):
-        return _loaded_tables(path, configuration, data_dir=inside)
+    first = next((str(file) for listed in files.values() for file in listed), "")
+    if not first.startswith(prefix):
+        return _loaded_tables(path, configuration, data_dir=inside, streaming=streaming)
+    revision = first.removeprefix(prefix).partition("/")[0]
+    if builder.name == "imagefolder" and (tables := _hub_folder_tables(path, inside, streaming, **asked)):
+        return replace(tables, licence=builder.info.license)
+    if streaming or not one_by_one:
+        return _loaded_tables(path, configuration, data_dir=inside, streaming=streaming)
 
     def table(split: str) -> datasets.Dataset:
-        revision = str(files[split][0]).removeprefix(prefix).partition("/")[0]
-        inside = [str(file).removeprefix(f"{prefix}{revision}/") for file in files[split]]
+        names = [str(file).removeprefix(f"{prefix}{revision}/") for file in files[split]]
         with _reported(name, f"data set {name!r}"):
             return datasets.load_dataset(
                 path,
                 configuration,
-                data_files={str(split): literal(inside)},
-                split=str(split),
+                data_files={split: literal(names)},
+                split=split,
                 revision=revision,
                 features=builder.info.features,
             )
 
-    loaders = {str(split): lambda split=split: table(split) for split in files}
+    loaders = {str(split): partial(table, str(split)) for split in files}
     return Tables(loaders, licence=builder.info.license, on_disk=False)
+
+
+def _hub_folder_tables(
+    path: str, inside: str | None, streaming: bool, offline: bool = False, **asked: str | None
+) -> Tables | None:
+    """Class folders of images on the Hub: the folders decide, as on the disk. None where a card or a file does.
+
+    Offline, those that an earlier run fetched.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    def fetch(pattern: str, revision: str | None = None) -> str:
+        return snapshot_download(
+            path, repo_type="dataset", revision=revision, allow_patterns=[pattern], local_files_only=offline
+        )
+
+    # of the newest revision: the cache then knows which that was, without which it is no use offline
+    about = fetch("README.md")
+    revision = Path(about).name
+    root = Path(about) / (inside or "")
+    # a stream opens each file where it is when its turn comes
+    base = f"hf://datasets/{path}@{revision}" if streaming and not offline else about
+    if offline:
+        scanned, names = scan(root), []
+    else:
+        names = HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
+        start = f"{inside.strip('/')}/" if inside else ""
+        inner = [name.removeprefix(start) for name in names if name.startswith(start) and name != "README.md"]
+        scanned = tree_of("/".join([base, *filter(None, [inside])]), inner)
+    if _CARD_OF_DATA.match(_text(Path(about) / "README.md")) or any(Path(name).name in METADATA for name in names):
+        return None
+    if not scanned[0].total:
+        return None
+    found = read_class_folders(root, **asked, scanned=scanned)
+
+    def table(split: str) -> datasets.Dataset | datasets.IterableDataset:
+        if base != about:
+            return _fetched(_table_of_folders(found, split, streaming, split == (asked["train_split"] or "train")))
+        place = Path(os.path.commonpath(map(os.path.dirname, found.splits[split][0]))).relative_to(about).as_posix()
+        # a pattern of the Hub's client, in which * stands for slashes, too
+        with _reported(path, f"data set {path!r}"):
+            fetch("*" if place == "." else f"{glob.escape(place)}/*", revision)
+        return _table_of_folders(found, split, streaming, mixed=False)
+
+    return _tables_of_folders(found, table, on_disk=False)
+
+
+def _fetched(table: datasets.IterableDataset) -> datasets.IterableDataset:
+    """A stream of images on the Hub with their bytes."""
+    from huggingface_hub import HfFileSystem
+
+    files = HfFileSystem()
+
+    def fetch(row: dict) -> dict:
+        path = row["image"]["path"]
+        return {**row, "image": {"bytes": files.cat_file(path), "path": path}}
+
+    return table.map(fetch, features=table.features)
 
 
 def _tables_of(loaded: Mapping | datasets.Dataset | datasets.IterableDataset) -> Tables:
     splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     first = next(iter(splits.values()))
     counted = {name: info.num_examples for name, info in (first.info.splits or {}).items() if info.num_examples}
-    return Tables({name: lambda table=table: table for name, table in splits.items()}, first.info.license, counted)
+    return Tables({name: partial(_same, table) for name, table in splits.items()}, first.info.license, counted)
+
+
+def _same(table: object) -> object:
+    return table
 
 
 def _path_and_configuration(name: str) -> tuple[str, str | None]:
-    path, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
+    path, _, configuration = name.partition(":")
     return path, configuration or None
 
 
@@ -290,54 +370,6 @@ def _as_stream(table: datasets.Dataset) -> datasets.IterableDataset:
     return table.to_iterable_dataset(num_shards=max(1, min(_MOST_SHARDS, len(table))))
 
 
-def find_train_split(tables: Mapping) -> str:
-    """The split to train on: train, or the only one, if it is not called as one to measure on.
-
-    Raises:
-        UserError: There is none.
-    """
-    if "train" in tables:
-        return "train"
-    if len(tables) == 1 and next(iter(tables)) not in _TEST_SPLITS:
-        return next(iter(tables))
-    raise UserError(f"no split is called train among {', '.join(tables)}: name one with --train-split")
-
-
-def test_splits(tables: Mapping, train_split: str | None) -> list[str]:
-    """The splits that may be measured on, the first one best."""
-    return [name for name in _TEST_SPLITS if name in tables and name != train_split]
-
-
-def find_test_split(tables: Mapping, train_split: str, label_key: str) -> str | None:
-    """The split to measure on; None if one has to be held out."""
-    names = test_splits(tables, train_split)
-    return next((name for name in names if not labels_are_secret(tables[name], label_key)), None)
-
-
-def find_validation_split(tables: Mapping, in_use: set[str | None], label_key: str) -> str | None:
-    """A validation split that is neither trained nor measured on."""
-    names = [name for name in test_splits(tables, None) if name not in {"test", *in_use}]
-    return next((name for name in names if not labels_are_secret(tables[name], label_key)), None)
-
-
-def labels_are_secret(table: datasets.Dataset | datasets.IterableDataset, label_key: str) -> bool:
-    """Whether a benchmark keeps these labels for itself: no column of them, or nothing but -1 in it.
-
-    Of a stream only the first rows are looked at.
-    """
-    import datasets
-
-    if not has_column(table.features, label_key):
-        return True
-    if isinstance(table, datasets.Dataset):
-        labels = column_values(table, label_key)
-    else:
-        # without the images, which would be decoded
-        alone = table.select_columns([top_column(table.features, label_key)])
-        labels = [row_value(row, table.features, label_key) for row in alone.take(PEEK)]
-    return all(label in (None, -1) for label in labels)
-
-
 def undecoded(
     table: datasets.Dataset | datasets.IterableDataset, image_key: str
 ) -> datasets.Dataset | datasets.IterableDataset:
@@ -353,17 +385,6 @@ def undecoded(
     except (TypeError, ValueError, NotImplementedError) as error:
         came = table.features[image_key]
         raise UserError(f"column {image_key!r} holds no images but {came}: name another with --image-key") from error
-
-
-def notes_on(tables: Tables, used: list[str | None]) -> tuple[str, ...]:
-    """Where splits were found, what was not read, and which splits are not used; a line each."""
-    where = [f"{split} in {place}" for split, place in tables.places.items() if place not in (split, ".")]
-    unused = [
-        f"not used: the split {split}" + (f", {tables.counts[split]:,} images" if split in tables.counts else "")
-        for split in tables
-        if split not in used
-    ]
-    return (*([f"folders: {', '.join(where)}"] if where else []), *tables.notes, *unused)
 
 
 def source_of(name: str, data_dir: Path | None, tables: Tables) -> str:

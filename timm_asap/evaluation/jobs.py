@@ -23,6 +23,7 @@ from timm_asap.evaluation.plan import chosen_measures, make_cells, resolve_table
 from timm_asap.evaluation.record import PER_IMAGE, RECORD, Record, check_reference, describe_data, read_record
 from timm_asap.evaluation.sources import MeasuredData
 from timm_asap.training.facts import hub_id_of
+from timm_asap.zoo.memory import check_memory, image_memory
 
 __all__ = ["Job", "prepare", "take_up"]
 
@@ -135,6 +136,9 @@ def prepare(
         )
     except UserError as error:
         raise UserError(f"{name} does not fit data set {config.dataset!r}: {error}") from error
+    if device.type == "cpu":
+        needed = image_memory(opened.input_size, min(config.batch_size, len(data.split)))
+        check_memory(needed, f"{name} with --batch-size {config.batch_size}")
     classifier = choose_classes(opened.network, classes, opened.num_classes)
     config, notes = settle_size(config, data, opened.input_size)
     cells = make_cells(config, data, opened.input_size)

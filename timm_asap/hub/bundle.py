@@ -52,6 +52,7 @@ class Bundle:
         folder: Where the files lie.
         sha256: The digest of each file, by its path in the repository.
         logits: Scores that the model gives to seeded noise.
+        card_before: The run's card as it was; empty if there was none.
         left_out: What else the run's folder holds, each with the reason why it is not sent.
     """
 
@@ -60,6 +61,7 @@ class Bundle:
     folder: Path
     sha256: dict[str, str]
     logits: torch.Tensor
+    card_before: str
     left_out: tuple[str, ...]
 
     @property
@@ -90,6 +92,7 @@ def make_bundle(run: Path, folder: Path, repo: str | None = None) -> Bundle:
         UserError: If the run is not fit to be published.
     """
     logits = check_run(run)
+    card_before = (run / CARD).read_text(encoding="utf-8", errors="replace") if (run / CARD).is_file() else ""
     write_card(run, repo=repo)
     check_card((run / CARD).read_text(encoding="utf-8"))
     left_out = []
@@ -107,7 +110,7 @@ def make_bundle(run: Path, folder: Path, repo: str | None = None) -> Bundle:
     for name, path in files.items():
         refuse_token_in_file(name, path)
     digests = {name: sha256(path) for name, path in files.items()}
-    return Bundle(run, repo, folder, {**digests, CARD: _finish_card(folder)}, logits, tuple(left_out))
+    return Bundle(run, repo, folder, {**digests, CARD: _finish_card(folder)}, logits, card_before, tuple(left_out))
 
 
 def _finish_card(folder: Path) -> str:

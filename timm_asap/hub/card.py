@@ -27,6 +27,7 @@ from timm_asap.hub.cards.metadata import metadata
 from timm_asap.hub.cards.origin import Origin
 from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.cards.records import RunRecords, read_records
+from timm_asap.hub.hub_edits import carry_stamp
 from timm_asap.zoo.hub_client import check_repo
 
 __all__ = ["write_card"]
@@ -84,6 +85,7 @@ def write_card(
         text = _render(records, licence, sections, repo, shipped_as)
     except (KeyError, UndefinedError) as error:
         raise UserError(f"{folder}: its records lack what the card shows: {error}; make them anew") from error
+    text = carry_stamp(previous.text, text)
     check_card(text)
     refuse_token(path.name, text)
     if against is not None:

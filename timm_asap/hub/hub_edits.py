@@ -2,7 +2,7 @@
 
 A published card carries a stamp, a comment with the digests of what it was published with: of its own text without the
 user-edited sections, of each of these, and of every other file. Whoever publishes next, from this folder or another,
-sees by it what was edited on the Hub.
+sees by it what was edited on the Hub. The run's card gets it, too, for the case that the one on the Hub is lost.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from timm_asap.zoo.downloads import sha256
 __all__ = [
     "EditedOnHubError",
     "Stamp",
+    "carry_stamp",
     "is_placeholder",
     "merge_sections",
     "outside_sections",
@@ -81,6 +82,12 @@ class Stamp:
     def knows(self, path: str, stated: str) -> bool:
         """Whether the Hub states for a file what it was published with."""
         return stated[:_DIGITS] in self.files.get(path, ())
+
+
+def carry_stamp(before: str, card: str) -> str:
+    """A card made anew, with the stamp that it had: what the Hub holds of the run is still what was published."""
+    lines = [line for line in before.splitlines() if line.startswith(_MARK)]
+    return f"{card.rstrip()}\n\n{lines[-1]}\n" if lines else card
 
 
 def stamp(card: str, files: Mapping[str, Path]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from huggingface_hub import ModelInfo
 from huggingface_hub.hf_api import RepoFile
 
 import timm_asap
+from timm_asap._io import disk_errors, remove
 from timm_asap._lock import locks_folder
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import CARD, Bundle, make_bundle
@@ -28,6 +29,7 @@ from timm_asap.hub.hub_edits import (
 )
 from timm_asap.hub.remote import Remote
 from timm_asap.hub.verification import verify
+from timm_asap.training.files import replace_text
 from timm_asap.zoo.hub_client import TRIES, check_repo, check_revision, timed_out
 
 __all__ = ["Published", "publish"]
@@ -134,6 +136,7 @@ def publish(
             title = message or f"Publish {run.resolve().name} with timm_asap {timm_asap.__version__}"
             target, commit = _send(remote, bundle, difference, title, target, commit, create_pr)
         verify(remote.api, remote.repo, target if target.startswith("refs/pr/") else commit, bundle)
+        replace_text(run / CARD, bundle.card)
     return Published(
         repo=remote.repo,
         revision=target,
@@ -158,8 +161,9 @@ def _rehearse(
         folder = run / "publish"
         if folder.is_symlink():
             raise UserError(f"{folder} is a link: expected a folder, or nothing, where a dry run writes")
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(aside, folder)
+        with disk_errors(f"{folder} cannot be written"):
+            remove(folder)
+            shutil.copytree(aside, folder)
     return Published(
         repo=remote.repo,
         revision=revision,
@@ -199,7 +203,9 @@ class _Review:
         self.difference = compare(bundle, there.values())
         lost: dict[str, str] = {}
         flags: list[str] = []
-        card = remote.read_text(there[CARD], str(info.sha)) if info and CARD in there else None
+        card = None
+        if info and CARD in there and self.difference.changed:
+            card = remote.read_text(there[CARD], str(info.sha))
         if CARD in self.difference.changed and not overwrite_card:
             why = "README.md cannot be read as text" if card is None else self._merge(card)
             self.difference = compare(self.bundle, there.values())
@@ -207,8 +213,9 @@ class _Review:
                 ours = self.bundle.card
                 lost[why] = f"README.md: {why}" if card is None else show_difference(CARD, card, ours)
                 flags.append("--overwrite-card")
-        stamp = Stamp.read(card or "")
-        if not overwrite_files and (others := self._changed_by_others(stamp, there.values())):
+        # what this folder published is ours wherever it stands
+        stamps = [stamp for text in (card, bundle.card_before) if text and (stamp := Stamp.read(text))]
+        if not overwrite_files and (others := self._changed_by_others(stamps, there.values())):
             for file in others:
                 lost[file.path] = _difference_of(remote, self.bundle, file, str(info.sha))
             flags.append("--overwrite-files")
@@ -238,10 +245,10 @@ class _Review:
             self.bundle = self.bundle.with_sections(merged)
         return None
 
-    def _changed_by_others(self, stamp: Stamp | None, there: Sequence[RepoFile]) -> list[RepoFile]:
-        """Files that would be replaced and are not as they were last published; without a stamp that is not known."""
+    def _changed_by_others(self, stamps: Sequence[Stamp], there: Iterable[RepoFile]) -> list[RepoFile]:
+        """Files that would be replaced and are not as they were published; without a stamp that is not known."""
         changed = [file for file in there if file.path in self.difference.changed and file.path != CARD]
-        return [file for file in changed if stamp is None or not stamp.knows(file.path, stated_digest(file))]
+        return [file for file in changed if not any(stamp.knows(file.path, stated_digest(file)) for stamp in stamps)]
 
 
 def _refusal(repo: str, run: Path, lost: dict[str, str], flags: list[str]) -> str:

@@ -259,7 +259,7 @@ def _epoch(line: bytes, where: str) -> dict[str, Any]:
         record = json.loads(line)
         problem = None if isinstance(record, dict) else f"a {type(record).__name__}"
     except (ValueError, RecursionError) as error:
-        record, problem = {}, " ".join(str(error).split())
+        record, problem = {}, f"it cannot be read as JSON: {' '.join(str(error).split())}"
     if problem is None:
         wrong = [key for key, value in record.items() if type(value) not in (int, float) or not math.isfinite(value)]
         missing = [key for key in ("epoch", "step", "seconds") if key not in record]

@@ -319,7 +319,12 @@ def _explain(error: Exception, repo: str, revision: str | None) -> str:
     if isinstance(error, _OutOfTimeError):
         return f"{endpoint} did not answer about {repo} in time ({error}); {_AGAIN}"
     if isinstance(error, HTTPError):
-        return f"the connection to {endpoint} broke ({_reason(error)}); {_AGAIN}"
+        what = (
+            f"{endpoint} does not answer"
+            if "Timeout" in type(error).__name__
+            else f"the connection to {endpoint} broke"
+        )
+        return f"{what} ({_reason(error)}); {_AGAIN}"
     if isinstance(error, ImportError):
         return _explain_import(error)
     if isinstance(error, RuntimeError):
