@@ -10,7 +10,7 @@ import timm
 import torch
 from timm.models import get_arch_pretrained_cfgs
 
-from timm_asap.strided import AsapLayer
+from timm_asap.conversion.strided import AsapLayer
 
 # None is the architecture's own size. A plain model that cannot take a size asks nothing of its twin.
 SIZES = [None, (64, 96), (97, 131), (127, 128)]

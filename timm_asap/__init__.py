@@ -3,6 +3,7 @@
 Importing it registers the twins: `timm.create_model("resnet50_asap")`.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -11,22 +12,54 @@ from timm_asap._startup import lazy_names, reads_flags_first
 
 if TYPE_CHECKING:
     from timm_asap import reference, spectral, zoo
-    from timm_asap.convert import convert
+    from timm_asap.conversion import convert, reparameterize
     from timm_asap.healing import heal
-    from timm_asap.layers import AsapPool2d, LowPass2d, asap_pool2d, lowpass2d
-    from timm_asap.reparameterize import reparameterize
+    from timm_asap.layers import (
+        AsapPool1d,
+        AsapPool2d,
+        AsapPool3d,
+        AsapUpsample1d,
+        AsapUpsample2d,
+        AsapUpsample3d,
+        LowPass1d,
+        LowPass2d,
+        LowPass3d,
+        asap_pool1d,
+        asap_pool2d,
+        asap_pool3d,
+        asap_upsample1d,
+        asap_upsample2d,
+        asap_upsample3d,
+        lowpass1d,
+        lowpass2d,
+        lowpass3d,
+    )
     from timm_asap.zoo import load
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsapPool1d",
     "AsapPool2d",
+    "AsapPool3d",
+    "AsapUpsample1d",
+    "AsapUpsample2d",
+    "AsapUpsample3d",
+    "LowPass1d",
     "LowPass2d",
+    "LowPass3d",
+    "asap_pool1d",
     "asap_pool2d",
+    "asap_pool3d",
+    "asap_upsample1d",
+    "asap_upsample2d",
+    "asap_upsample3d",
     "convert",
     "heal",
     "load",
+    "lowpass1d",
     "lowpass2d",
+    "lowpass3d",
     "reference",
     "reparameterize",
     "spectral",
@@ -35,13 +68,38 @@ __all__ = [
 
 _MODULES = ("zoo", "reference", "spectral")
 _NAMES = {
+    "AsapPool1d": "timm_asap.layers",
     "AsapPool2d": "timm_asap.layers",
+    "AsapPool3d": "timm_asap.layers",
+    "AsapUpsample1d": "timm_asap.layers",
+    "AsapUpsample2d": "timm_asap.layers",
+    "AsapUpsample3d": "timm_asap.layers",
+    "LowPass1d": "timm_asap.layers",
     "LowPass2d": "timm_asap.layers",
+    "LowPass3d": "timm_asap.layers",
+    "asap_pool1d": "timm_asap.layers",
     "asap_pool2d": "timm_asap.layers",
-    "convert": "timm_asap.convert",
-    "load": "timm_asap.zoo",
+    "asap_pool3d": "timm_asap.layers",
+    "asap_upsample1d": "timm_asap.layers",
+    "asap_upsample2d": "timm_asap.layers",
+    "asap_upsample3d": "timm_asap.layers",
+    "lowpass1d": "timm_asap.layers",
     "lowpass2d": "timm_asap.layers",
-    "reparameterize": "timm_asap.reparameterize",
+    "lowpass3d": "timm_asap.layers",
+    "convert": "timm_asap.conversion",
+    "load": "timm_asap.zoo",
+    "reparameterize": "timm_asap.conversion",
+}
+# Paths of modules before they moved: programs and whole-model pickles that name them still load.
+_MOVED = {
+    "attention": "conversion.sites",
+    "convert": "conversion.convert",
+    "functional_sites": "conversion.sites",
+    "geometry": "conversion.geometry",
+    "report": "conversion.report",
+    "reparameterize": "conversion.reparameterize",
+    "strided": "conversion.strided",
+    "trace": "conversion.observe",
 }
 # What most programs do not need is imported when it is first asked for.
 _LATER = {"heal": "timm_asap.healing"}
@@ -58,9 +116,11 @@ def register() -> None:
     with importing(own_program()):
         for name in _MODULES:
             globals()[name] = import_module(f"timm_asap.{name}")
-        # after the modules: `timm_asap.convert` is the function, and importing its module binds that
         for name, module in _NAMES.items():
             globals()[name] = getattr(import_module(module), name)
+        for old, new in _MOVED.items():
+            module = sys.modules[f"timm_asap.{old}"] = import_module(f"timm_asap.{new}")
+            globals().setdefault(old, module)  # `timm_asap.convert` and `timm_asap.reparameterize` stay the functions
 
 
 if not reads_flags_first():

@@ -14,11 +14,11 @@ from contextlib import ExitStack, contextmanager, suppress
 import torch
 from torch import nn
 
+from timm_asap.conversion.strided import is_converted
 from timm_asap.healing.batchnorm import measuring
 from timm_asap.healing.least_squares import ResidualFit
 from timm_asap.healing.patches import ConvCall, ConvCalls, output_positions, rows_of
 from timm_asap.healing.report import RefitSite
-from timm_asap.strided import is_converted
 
 __all__ = ["converted_convolutions", "refit_convolutions"]
 
