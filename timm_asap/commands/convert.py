@@ -14,21 +14,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import tyro
 
 from timm_asap._io import disk_errors
-<<<<<<< HEAD
 from timm_asap.command_line import STEM, Boundary, Folder, Layout, Stem, Window, metavar, parse
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.screen import Column, ScreenTable, print_lines, screen
-=======
-from timm_asap.command_line import parse
-from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
-from timm_asap.errors import UserError, unknown_name
-from timm_asap.zoo import AsapOptions, create_model, is_shipped, is_twin, plain_name, twin_names
-from timm_asap.zoo.asap_twins import SUFFIX
-from timm_asap.zoo.summary import dry_run
->>>>>>> convert
 
 if TYPE_CHECKING:
-    from timm_asap.report import ConversionReport, Site
+    from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
     from timm_asap.zoo import AsapOptions
 
 
