@@ -374,6 +374,7 @@ def _missing(missing: Sequence[_Flag], prog: str) -> UserError:
     """One argument in one line; several one a line, each with its help."""
     if len(missing) == 1:
         return UserError(f"expected {missing[0].spelled}: {_lower_first(missing[0].help.rstrip('.'))}")
+    missing = sorted(missing, key=lambda f: f.spelled.startswith("-"))  # as they stand in a command: flags last
     width = max(len(f.spelled) for f in missing)
     lines = [f"expected {len(missing)} arguments that are missing; {prog} --help lists all:"]
     for f in missing:
@@ -388,7 +389,7 @@ def _missing(missing: Sequence[_Flag], prog: str) -> UserError:
                 break_on_hyphens=False,
             )
         )
-    return UserError("\n".join(lines))
+    return UserError(*"\n".join(lines).split("\n"))
 
 
 class _LikeStdout(io.TextIOWrapper):
