@@ -199,8 +199,8 @@ class RunFolder:
         self._write_start(config_yaml, facts)
 
     def _write_start(self, config_yaml: str, facts: dict[str, Any]) -> None:
+        write_text(self.config_yaml, config_yaml)  # first: it alone marks the folder as a run's
         write_json(self.run_json, facts)
-        write_text(self.config_yaml, config_yaml)
 
     def facts(self) -> dict[str, Any]:
         """What run.json holds; nothing where there is none, or it is damaged."""
