@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from timm_asap.text import as_text
 
@@ -21,6 +21,19 @@ class UserError(ValueError):
 
     The text says what was expected, what came and what to do, and holds no line break.
     """
+
+
+class MissingArgumentsError(UserError):
+    """Arguments that are not there, a line for each below the first.
+
+    Args:
+        text: The first line.
+        arguments: A line or more for each of them.
+    """
+
+    def __init__(self, text: str, arguments: Sequence[str]) -> None:
+        super().__init__(text)
+        self.arguments = tuple(arguments)
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
@@ -77,7 +90,8 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     try:
         return program() or 0
     except UserError as error:
-        return _say(name, f"error: {as_text(error)}", REFUSED)
+        below = error.arguments if isinstance(error, MissingArgumentsError) else ()
+        return _say(name, "\n".join([f"error: {as_text(error)}", *below]), REFUSED)
     except KeyboardInterrupt as stop:
         return _say(name, str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:

@@ -50,7 +50,7 @@ app = build_app(
 )
 
 if __name__ == "__main__":
-    launch(app)
+    launch(app, quiet=False)
 '''
 
 _README = """---
