@@ -25,7 +25,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 import timm_asap
-from timm_asap.errors import MissingArgumentsError, UserError, unknown_name
+from timm_asap.errors import UserError, unknown_name
 
 __all__ = [
     "STEM",
@@ -344,7 +344,6 @@ def _refusal(box: str, flags: Sequence[_Flag], prog: str) -> UserError:
     lines = [re.sub(r"[\u2500-\u257f]|^-+$", "", line.strip()).strip() for line in _colorless(box).splitlines()[1:]]
     if any(line.startswith("Missing from") for line in lines):
         missing = [f for f in flags if f.is_required and any(line.split("  ")[0] == f.spelled for line in lines)]
-        missing.sort(key=lambda f: not f.is_positional)
         if missing:
             return _missing(missing, prog)
     paragraphs = " ".join(line or "\n" for line in lines).split("\n")
@@ -375,8 +374,9 @@ def _missing(missing: Sequence[_Flag], prog: str) -> UserError:
     """One argument in one line; several one a line, each with its help."""
     if len(missing) == 1:
         return UserError(f"expected {missing[0].spelled}: {_lower_first(missing[0].help.rstrip('.'))}")
+    missing = sorted(missing, key=lambda f: f.spelled.startswith("-"))  # as they stand in a command: flags last
     width = max(len(f.spelled) for f in missing)
-    lines = []
+    lines = [f"expected {len(missing)} arguments that are missing; {prog} --help lists all:"]
     for f in missing:
         begin = f"  {f.spelled:<{width}}  "
         lines.append(
@@ -389,7 +389,7 @@ def _missing(missing: Sequence[_Flag], prog: str) -> UserError:
                 break_on_hyphens=False,
             )
         )
-    return MissingArgumentsError(f"expected {len(missing)} arguments that are missing; {prog} --help lists all:", lines)
+    return UserError(*"\n".join(lines).split("\n"))
 
 
 class _LikeStdout(io.TextIOWrapper):

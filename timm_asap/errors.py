@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from timm_asap.text import as_text
 
@@ -20,20 +20,14 @@ class UserError(ValueError):
     """Something the user can put right: the command line prints it as one line and exits with code 2.
 
     The text says what was expected, what came and what to do, and holds no line break.
-    """
-
-
-class MissingArgumentsError(UserError):
-    """Arguments that are not there, a line for each below the first.
 
     Args:
-        text: The first line.
-        arguments: A line or more for each of them.
+        message: The line.
+        *list_of: Lines below it, where several things are wrong at once: the arguments that are missing.
     """
 
-    def __init__(self, text: str, arguments: Sequence[str]) -> None:
-        super().__init__(text)
-        self.arguments = tuple(arguments)
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
@@ -90,8 +84,8 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     try:
         return program() or 0
     except UserError as error:
-        below = error.arguments if isinstance(error, MissingArgumentsError) else ()
-        return _say(name, "\n".join([f"error: {as_text(error)}", *below]), REFUSED)
+        lines = [as_text(line) for line in error.args] or [""]
+        return _say(name, "\n".join([f"error: {lines[0]}", *lines[1:]]), REFUSED)
     except KeyboardInterrupt as stop:
         return _say(name, str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:
