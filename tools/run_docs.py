@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -185,7 +186,9 @@ def _serve(words: list[str]) -> int:
     """Start a server, ask it for its page, and end it as Ctrl-C does."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(words, env=environment, **pipes) as process:
+    # a shell that runs this in the background has it, and its children, ignore Ctrl-C
+    heed_ctrl_c = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(words, env=environment, preexec_fn=heed_ctrl_c, **pipes) as process:
         try:
             for line in process.stdout:
                 print(line, end="")
