@@ -11,7 +11,7 @@ from timm_asap._start import importing, own_program
 
 with importing(own_program()):
     from timm_asap import reference, spectral, zoo
-    from timm_asap.conversion import convert, reparameterize
+    from timm_asap.conversion import conversion_of, convert, reparameterize, restore, save, watch
     from timm_asap.layers import (
         AsapPool1d,
         AsapPool2d,
@@ -52,6 +52,7 @@ __all__ = [
     "asap_upsample1d",
     "asap_upsample2d",
     "asap_upsample3d",
+    "conversion_of",
     "convert",
     "heal",
     "load",
@@ -60,7 +61,10 @@ __all__ = [
     "lowpass3d",
     "reference",
     "reparameterize",
+    "restore",
+    "save",
     "spectral",
+    "watch",
     "zoo",
 ]
 
