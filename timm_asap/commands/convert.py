@@ -84,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
     for site in report.sites:
         if site.note:
             console.print(f"warning: {site.name}: {site.note}", highlight=False)
+    console.print(_completeness(report), highlight=False)
     if folder is not None:
         _save(options.architecture, plain, asap, folder)
         console.print(f'import timm, timm_asap; model = timm.create_model("local-dir:{folder}", pretrained=True)')
@@ -136,11 +137,22 @@ def _table(name: str, size: Sequence[int], report: ConversionReport) -> Table:
         table.add_row(
             site.name or "(root)",
             site.layer,
-            site.becomes or f"left: {site.reason}",
+            site.becomes or f"{site.status}: {site.reason}",
             "x".join(map(str, site.input_size)) if site.input_size else "not run",
             _cost(site),
         )
     return table
+
+
+def _completeness(report: ConversionReport) -> str:
+    """What a forward pass showed besides the table."""
+    if report.complete:
+        text = "complete: nothing else downsamples in a forward pass of that size"
+    else:
+        text = f"incomplete: {len(report.unhandled)} operations downsample as before, and are not handled"
+    if report.upsampling:
+        text += f"; {len(report.upsampling)} upsample (timm_asap.convert: upsampling=True)"
+    return text
 
 
 def _cost(site: DownsamplingLayer) -> str:
