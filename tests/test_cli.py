@@ -41,13 +41,9 @@ def test_convert_dry_run_tells_every_site(capsys):
 def test_convert_says_whether_anything_else_downsamples(capsys, monkeypatch):
     assert main(["convert", "resnet18", "--dry-run"]) == 0
     assert "complete: nothing else downsamples in a forward pass of that size" in capsys.readouterr().out
-    original = timm.models.resnet.ResNet.forward_features
-
-    def forward_features(self, x):
-        return F.max_pool2d(original(self, x), 3, 2)
-
-    monkeypatch.setattr(timm.models.resnet.ResNet, "forward_features", forward_features)
-    monkeypatch.setattr("timm_asap.conversion.convert.calls_in", lambda module: [])
+    names = {"original": timm.models.resnet.ResNet.forward_features, "F": F}
+    exec("def forward_features(self, x): return F.max_pool2d(original(self, x), 3, 2)", names)  # it has no source
+    monkeypatch.setattr(timm.models.resnet.ResNet, "forward_features", names["forward_features"])
     assert main(["convert", "resnet18", "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "max-pool / 2 in ResNet" in out
