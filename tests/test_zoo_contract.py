@@ -70,6 +70,23 @@ def test_values(name, tmp_path):
     contract.check_values(name, tmp_path)
 
 
+@pytest.mark.parametrize("name", THOROUGH)
+def test_nothing_that_downsamples_is_missed(name):
+    contract.check_complete(name)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_that_downsamples_is_missed_in_any_twin(name):
+    contract.check_complete(name)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", SMALLEST)
+def test_symbolic_tracing_of_every_family(name):
+    contract.check_symbolic_trace(name)
+
+
 @pytest.mark.zoo
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("name", sorted(set(SMALLEST) - set(THOROUGH)))
