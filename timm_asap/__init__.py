@@ -5,13 +5,15 @@ Importing it registers the twins: `timm.create_model("resnet50_asap")`.
 
 import sys
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from timm_asap._start import importing, own_program
+from timm_asap._startup import lazy_names, reads_flags_first
 
-with importing(own_program()):
+if TYPE_CHECKING:
     from timm_asap import reference, spectral, zoo
     from timm_asap.conversion import conversion_of, convert, reparameterize, restore, save, watch
+    from timm_asap.healing import heal
     from timm_asap.layers import (
         AsapPool1d,
         AsapPool2d,
@@ -79,15 +81,38 @@ _MOVED = {
     "strided": "conversion.strided",
     "trace": "conversion.observe",
 }
-for _old, _new in _MOVED.items():
-    _module = sys.modules[f"timm_asap.{_old}"] = import_module(f"timm_asap.{_new}")
-    globals().setdefault(_old, _module)  # `timm_asap.convert` and `timm_asap.reparameterize` stay the functions
-
+_MODULES = ("zoo", "reference", "spectral")
+_KINDS = [f"{name}{axes}d" for name in ("AsapPool", "AsapUpsample", "LowPass") for axes in (1, 2, 3)]
+_FUNCTIONS = [f"{name}{axes}d" for name in ("asap_pool", "asap_upsample", "lowpass") for axes in (1, 2, 3)]
+_CONVERSION = ("conversion_of", "convert", "reparameterize", "restore", "save", "watch")
+_NAMES = {
+    **dict.fromkeys([*_KINDS, *_FUNCTIONS], "timm_asap.layers"),
+    **dict.fromkeys(_CONVERSION, "timm_asap.conversion"),
+    "load": "timm_asap.zoo",
+}
 # What most programs do not need is imported when it is first asked for.
-_LAZY = {"heal": "timm_asap.healing"}
+_LATER = {"heal": "timm_asap.healing"}
+
+if not TYPE_CHECKING:  # for a type checker, a name that is not listed does not exist
+    __getattr__ = lazy_names(__name__, _NAMES | _LATER)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, getattr(import_module(_LAZY[name]), name))
+def register() -> None:
+    """Register the twins in timm and bind the public names, as importing this package does.
+
+    Only the package's own command lines call it: they read their flags first. A second call changes nothing.
+    """
+    with importing(own_program()):
+        for name in _MODULES:
+            globals()[name] = import_module(f"timm_asap.{name}")
+        # after the modules: `timm_asap.convert` is the function, and importing its module binds that
+        for name, module in _NAMES.items():
+            globals()[name] = getattr(import_module(module), name)
+        for old, new in _MOVED.items():
+            sys.modules[f"timm_asap.{old}"] = import_module(f"timm_asap.{new}")
+            # `timm_asap.convert` and `timm_asap.reparameterize` stay the functions
+            globals().setdefault(old, sys.modules[f"timm_asap.{old}"])
+
+
+if not reads_flags_first():
+    register()
