@@ -107,6 +107,7 @@ _SITES = {
         reason=_NO_STRIDE,
         is_stem=True,
     ),
+    "timm.models.coat.ParallelBlock": FunctionalSite("F.interpolate", mixins=_same(AliasFreeCalls)),
     "timm.models.crossvit.CrossVit": FunctionalSite(
         "F.interpolate", reason="resizes the image for its second branch, by less than 2"
     ),
