@@ -118,6 +118,9 @@ def test_an_output_size_passes_through():
     assert layer(x, output_size=(10, 10)).shape == (2, 3, 10, 10)
 
 
+# PyTorch 2.7 warns of its own graphs.
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*does not reference an nn.Module:UserWarning")
 def test_in_graphs():
     torch._dynamo.reset()
     model, x = UNet().eval(), image()

@@ -44,7 +44,8 @@ def test_one_matrix_per_axis(operator, window, boundary, size, stride):
     assert torch.equal(layer(x), result)
     assert torch.equal(pickle.loads(pickle.dumps(layer))(x), result)
     assert not layer.state_dict()
-    assert torch.autograd.gradcheck(lambda x: function(x, stride, window, boundary), (x[:1, :1].requires_grad_(),))
+    if axes == 1:
+        assert torch.autograd.gradcheck(lambda x: function(x, stride, window, boundary), (x[:1, :1].requires_grad_(),))
 
 
 @pytest.mark.parametrize("operator", ["asap_pool3d", "lowpass3d", "asap_upsample3d"])

@@ -12,7 +12,7 @@ from timm_asap._startup import lazy_names, reads_flags_first
 
 if TYPE_CHECKING:
     from timm_asap import reference, spectral, zoo
-    from timm_asap.conversion import convert, reparameterize
+    from timm_asap.conversion import conversion_of, convert, reparameterize, restore, save, watch
     from timm_asap.healing import heal
     from timm_asap.layers import (
         AsapPool1d,
@@ -54,6 +54,7 @@ __all__ = [
     "asap_upsample1d",
     "asap_upsample2d",
     "asap_upsample3d",
+    "conversion_of",
     "convert",
     "heal",
     "load",
@@ -62,34 +63,13 @@ __all__ = [
     "lowpass3d",
     "reference",
     "reparameterize",
+    "restore",
+    "save",
     "spectral",
+    "watch",
     "zoo",
 ]
 
-_MODULES = ("zoo", "reference", "spectral")
-_NAMES = {
-    "AsapPool1d": "timm_asap.layers",
-    "AsapPool2d": "timm_asap.layers",
-    "AsapPool3d": "timm_asap.layers",
-    "AsapUpsample1d": "timm_asap.layers",
-    "AsapUpsample2d": "timm_asap.layers",
-    "AsapUpsample3d": "timm_asap.layers",
-    "LowPass1d": "timm_asap.layers",
-    "LowPass2d": "timm_asap.layers",
-    "LowPass3d": "timm_asap.layers",
-    "asap_pool1d": "timm_asap.layers",
-    "asap_pool2d": "timm_asap.layers",
-    "asap_pool3d": "timm_asap.layers",
-    "asap_upsample1d": "timm_asap.layers",
-    "asap_upsample2d": "timm_asap.layers",
-    "asap_upsample3d": "timm_asap.layers",
-    "lowpass1d": "timm_asap.layers",
-    "lowpass2d": "timm_asap.layers",
-    "lowpass3d": "timm_asap.layers",
-    "convert": "timm_asap.conversion",
-    "load": "timm_asap.zoo",
-    "reparameterize": "timm_asap.conversion",
-}
 # Paths of modules before they moved: programs and whole-model pickles that name them still load.
 _MOVED = {
     "attention": "conversion.sites",
@@ -100,6 +80,15 @@ _MOVED = {
     "reparameterize": "conversion.reparameterize",
     "strided": "conversion.strided",
     "trace": "conversion.observe",
+}
+_MODULES = ("zoo", "reference", "spectral")
+_KINDS = [f"{name}{axes}d" for name in ("AsapPool", "AsapUpsample", "LowPass") for axes in (1, 2, 3)]
+_FUNCTIONS = [f"{name}{axes}d" for name in ("asap_pool", "asap_upsample", "lowpass") for axes in (1, 2, 3)]
+_CONVERSION = ("conversion_of", "convert", "reparameterize", "restore", "save", "watch")
+_NAMES = {
+    **dict.fromkeys([*_KINDS, *_FUNCTIONS], "timm_asap.layers"),
+    **dict.fromkeys(_CONVERSION, "timm_asap.conversion"),
+    "load": "timm_asap.zoo",
 }
 # What most programs do not need is imported when it is first asked for.
 _LATER = {"heal": "timm_asap.healing"}
@@ -116,11 +105,13 @@ def register() -> None:
     with importing(own_program()):
         for name in _MODULES:
             globals()[name] = import_module(f"timm_asap.{name}")
+        # after the modules: `timm_asap.convert` is the function, and importing its module binds that
         for name, module in _NAMES.items():
             globals()[name] = getattr(import_module(module), name)
         for old, new in _MOVED.items():
-            module = sys.modules[f"timm_asap.{old}"] = import_module(f"timm_asap.{new}")
-            globals().setdefault(old, module)  # `timm_asap.convert` and `timm_asap.reparameterize` stay the functions
+            sys.modules[f"timm_asap.{old}"] = import_module(f"timm_asap.{new}")
+            # `timm_asap.convert` and `timm_asap.reparameterize` stay the functions
+            globals().setdefault(old, sys.modules[f"timm_asap.{old}"])
 
 
 if not reads_flags_first():

@@ -253,7 +253,7 @@ class _Resample(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the operator to (B, C, *grid) or (C, *grid)."""
-        _check_map(x, self.axes)
+        _check_map(x, len(self.stride))  # not self.axes: a compiler of any size takes a number for one
         return resample(x, self.kind, self.stride, self.window, self.boundary)
 
 

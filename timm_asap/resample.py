@@ -221,15 +221,15 @@ class _Operators:
     def axes(self, x: torch.Tensor) -> list[torch.Tensor | None]:
         """The matrix of every axis, None for the identity; equal axes share one, so that a graph holds it once."""
         matrices: list[torch.Tensor | None] = []
-        for axis, (n, s) in enumerate(zip(self.size, self.stride, strict=True)):
-            before = zip(matrices, self.size, self.stride, strict=False)
-            alike = [matrix for matrix, n2, s2 in before if s2 == s and is_known(n2 == n)]
+        for axis in range(len(self.size)):
+            n, stride = self.size[axis], self.stride[axis]
+            alike = [i for i in range(axis) if self.stride[i] == stride and is_known(self.size[i] == n)]
             if not self.resizes(axis):
                 matrices.append(None)
             elif alike:
-                matrices.append(alike[0])
+                matrices.append(matrices[alike[0]])
             else:
-                matrices.append(_matrix(self.kind, (n,), (s,), self.window, self.boundary, x))
+                matrices.append(_matrix(self.kind, (n,), (stride,), self.window, self.boundary, x))
         return matrices
 
     def plane(self, x: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from timm_asap.conversion.geometry import Geometry, multiply_adds
 from timm_asap.conversion.observe import Observation, observe, observe_on_meta
 from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
 from timm_asap.conversion.rewrite import AliasFreeCalls, call_of, calls_in
+from timm_asap.conversion.saving import repeat_conversion
 from timm_asap.conversion.sites import (
     PATCHIFY_STRIDE,
     Downsampling,
@@ -69,6 +70,7 @@ def convert(
     *,
     example: Any = None,
     upsampling: bool = False,
+    like: Any = None,
 ) -> ConversionReport:
     """Make everything that downsamples in a model alias-free, in place.
 
@@ -97,13 +99,15 @@ def convert(
         upsampling: Remove the images of the spectrum, too, that transposed convolutions, interpolation and pixel
             shuffles make: a low-pass comes after each that enlarges by a whole factor. In the layout `"paper"` the
             transpose of the pool takes the place of `nn.Upsample`.
+        like: A conversion to repeat, on a model of the same class: a report or its `to_json()`, a converted model, its
+            `state_dict()`, or the path of a folder that :func:`timm_asap.save` wrote. The other arguments do not count.
 
     Returns:
         A report of every site: what it became, why it was left, or that it is not handled.
 
     Raises:
         TypeError: `model` is no module.
-        ValueError: An unknown layout, window, boundary or stem.
+        ValueError: An unknown layout, window, boundary or stem; or `like` is of another model.
 
     Warns:
         UserWarning: With `input_size` or `example`: sites whose map is smaller than twice the stride, of which the mean
@@ -121,6 +125,8 @@ def convert(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    if like is not None:
+        return repeat_conversion(model, like)
     options = Options(as_window(window).value, as_boundary(boundary).value, as_layout(layout).value, upsampling)
     check_stem(stem)
     seen = None
@@ -247,6 +253,7 @@ def _found_layer(
         converted=mixin is not None,
         becomes=mixin.becomes if mixin else "",
         reason=reason,
+        operator=mixin.__name__ if mixin else "",
         input_size=trace.input_size if trace else None,
         macs=trace.macs if trace else None,
         added_macs=added,
@@ -289,7 +296,12 @@ def _found_calls(
     kind = type(module).__name__
     if operations is None:
         certain = [call for call in calls if call.strides is True]
-        rows = [DownsamplingLayer(name, f"{call.name} in {kind}, {call.where}", True, call.becomes) for call in certain]
+        rows = [
+            DownsamplingLayer(
+                name, f"{call.name} in {kind}, {call.where}", True, call.becomes, operator=AliasFreeCalls.__name__
+            )
+            for call in certain
+        ]
         return Found(rows, AliasFreeCalls if certain else None, calls=calls)
     rows, mixin = [], None
     owner = reducing_attention(model, name, seen.layers if seen else None)
@@ -308,12 +320,13 @@ def _found_calls(
         else:
             mixin = AliasFreeCalls
             where = f", {call.where}" if call.file else ""
-            rows.append(DownsamplingLayer(name, f"{call.name} in {kind}{where}", True, call.becomes))
+            what = f"{call.name} in {kind}{where}"
+            rows.append(DownsamplingLayer(name, what, True, call.becomes, operator=AliasFreeCalls.__name__))
     rows = list(dict.fromkeys(rows))
     if mixin is not None and any(row.reason for row in rows if not row.unhandled):
         # Calls are rewritten class by class, all of them: what is to be left would be converted with the rest.
         mixed = {"reason": _MIXED, "unhandled": True}
-        rows = [row if row.reason else replace(row, converted=False, becomes="", **mixed) for row in rows]
+        rows = [row if row.reason else replace(row, converted=False, becomes="", operator="", **mixed) for row in rows]
         mixin = None
     return Found(rows, mixin, calls=calls)
 
@@ -365,7 +378,12 @@ def _check(model: nn.Module, example: Any, found: dict[str, Found], enlarging: d
         site.mixin = None
         site.rows = [
             replace(
-                row, converted=False, becomes="", reason=row.reason or reason, unhandled=row.converted or row.unhandled
+                row,
+                converted=False,
+                becomes="",
+                operator="",
+                reason=row.reason or reason,
+                unhandled=row.converted or row.unhandled,
             )
             for row in site.rows
         ]

@@ -270,7 +270,8 @@ def _adaptive_max_pool(
     for axis, (n, out) in enumerate(zip(size, output, strict=True)):
         if n > out:  # the first sample of every window
             first = torch.arange(out, device=y.device) * n // out
-            y = y.index_select(axis - axes, first)
+            with unwatched():  # axis by axis: only the first samples what the low-pass gave
+                y = y.index_select(axis - axes, first)
     return (y, _indices(plain)) if return_indices else y
 
 

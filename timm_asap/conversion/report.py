@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["ConversionReport", "DownsamplingLayer"]
+__all__ = ["ConversionReport", "DownsamplingLayer", "as_record"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,7 @@ class DownsamplingLayer:
         becomes: What it became, in words; empty where it was not converted.
         reason: Why it was not converted; empty where it was.
         unhandled: It downsamples, and conversion does not know how to make it alias-free.
+        operator: Name of the class that makes it alias-free; empty where it was not converted.
         input_size: (channels, height, width) of the map that reached it; None where no input size was given.
         macs: Multiply-adds of the plain layer for one image (none for a maximum); None where no size was given.
         added_macs: Multiply-adds that the operator adds for one image; None where no size was given or it was left.
@@ -30,6 +33,7 @@ class DownsamplingLayer:
     becomes: str = ""
     reason: str = ""
     unhandled: bool = False
+    operator: str = ""
     input_size: tuple[int, ...] | None = None
     macs: int | None = None
     added_macs: int | None = None
@@ -106,6 +110,23 @@ class ConversionReport:
             return None
         return sum(site.added_macs or 0 for site in self.converted)
 
+    def to_json(self) -> str:
+        """What was converted, as JSON: `timm_asap.convert(model, like=...)` repeats it on a model built anew.
+
+        Raises:
+            ValueError: This conversion changed nothing.
+        """
+        rows = [row for row in (*self.sites, *self.upsampling) if row.converted]
+        if not rows:
+            raise ValueError("this conversion changed nothing: there is nothing to repeat")
+        options = {
+            "window": self.window,
+            "boundary": self.boundary,
+            "layout": self.layout,
+            "upsampling": any(row.converted for row in self.upsampling),
+        }
+        return json.dumps(as_record({row.name: {"becomes": row.operator, **options} for row in rows}), indent=2)
+
     def __str__(self) -> str:
         text = f"{len(self.converted)} strided layers converted ({self.layout}, {self.window}, {self.boundary})"
         if self.left:
@@ -120,6 +141,17 @@ class ConversionReport:
         lines += [f"  {site.name or '(root)'}: {site.note}" for site in self.sites if site.note]
         lines += [f"  not seen: {line}" for line in self.unseen]
         return "\n".join(lines)
+
+
+def as_record(converted: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a JSON file says of a conversion.
+
+    Args:
+        converted: By the module's name: the operator's class, and the options.
+    """
+    from timm_asap import __version__
+
+    return {"format": 1, "timm_asap": __version__, "converted": converted}
 
 
 #: The name from before.

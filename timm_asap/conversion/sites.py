@@ -107,6 +107,7 @@ _SITES = {
         reason=_NO_STRIDE,
         is_stem=True,
     ),
+    "timm.models.coat.ParallelBlock": FunctionalSite("F.interpolate", mixins=_same(AliasFreeCalls)),
     "timm.models.crossvit.CrossVit": FunctionalSite(
         "F.interpolate", reason="resizes the image for its second branch, by less than 2"
     ),
@@ -277,11 +278,17 @@ MAIN_PATH = {
 _REDUCTIONS = re.compile(r"^(sr|kv?|v|key|value|kv_?pool|pool_[kv]|[kv]_pool|key_.*|value_.*|.*reduc.*|sr_.*)\d*$")
 
 
+def _keeps_grid(trace: LayerTrace) -> bool:
+    """Whether a module gives back as many positions as it took: all axes of a map but its channels, or of tokens."""
+    before, after = trace.input_size, trace.output_size
+    return before[1:] == after[1:] if len(before) > 2 else before[:1] == after[:1]
+
+
 def reducing_attention(model: nn.Module, name: str, layers: Mapping[str, LayerTrace] | None = None) -> str:
     """The attention inside which a module reduces keys, values or a gate.
 
-    For timm's classes the main path is known by name. Any other class called attention reduces inside where it gives
-    its map back at the size that it took it; without traces, where the attribute is called as reductions are.
+    For timm's classes the main path is known by name. Any other class called attention reduces inside where the
+    attribute is called as reductions are, or, with traces, where it gives its map back at the size that it took it.
 
     Args:
         model: The network.
@@ -298,17 +305,13 @@ def reducing_attention(model: nn.Module, name: str, layers: Mapping[str, LayerTr
         cls = plain_class(owner)
         if not _ATTENTION.search(cls.__name__) or (depth == len(path) and site_of(owner) is not None):
             continue
+        attribute = path[depth] if depth < len(path) else ""
         if cls.__module__.startswith("timm."):
-            inside = depth < len(path) and path[depth] not in MAIN_PATH.get(cls.__name__, ())
-        elif layers is not None and owner_name in layers:
-            trace = layers[owner_name]
-            inside = (
-                trace.input_size[1:] == trace.output_size[1:]
-                if len(trace.input_size) > 2
-                else (trace.input_size[:1] == trace.output_size[:1])
-            )
+            inside = bool(attribute) and attribute not in MAIN_PATH.get(cls.__name__, ())
         else:
-            inside = depth < len(path) and bool(_REDUCTIONS.match(path[depth]))
+            inside = bool(_REDUCTIONS.match(attribute))
+            if not inside and layers is not None and owner_name in layers:
+                inside = _keeps_grid(layers[owner_name])
         return cls.__name__ if inside else ""
     return ""
 

@@ -150,6 +150,13 @@ class AsapLayer:
             return self.asap_replaced_forward(*args, **kwargs)
         return super().forward(*args, **kwargs)
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        # What was converted travels in the metadata of a state dict, which holds no key for it.
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if hasattr(destination, "_metadata"):
+            entry = {"becomes": self.asap_mixin.__name__, **self.asap.options._asdict()}
+            destination._metadata.setdefault(prefix[:-1], {})["asap"] = entry
+
     def extra_repr(self) -> str:
         """The plain layer's, and the operator attached to it."""
         plain = super().extra_repr()

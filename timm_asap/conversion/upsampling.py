@@ -48,7 +48,7 @@ def find_upsampling(
             mixin: type[AsapLayer] = LowPassedAfter
             if options.layout == "paper" and isinstance(module, nn.Upsample):
                 mixin = PoolTransposed
-            row = _row(name, f"{type(module).__name__} {geometry}", mixin.becomes, options)
+            row = _row(name, f"{type(module).__name__} {geometry}", mixin, mixin.becomes, options)
             found[name] = Found([row], mixin if options.upsampling else None, geometry)
         elif not type(module).__module__.startswith("torch."):
             rows = _rows_of_calls(name, module, options, operations)
@@ -59,10 +59,10 @@ def find_upsampling(
     return {name: site for name, site in found.items() if site.rows}
 
 
-def _row(name: str, layer: str, becomes: str, options: Options) -> DownsamplingLayer:
+def _row(name: str, layer: str, mixin: type[AsapLayer], becomes: str, options: Options) -> DownsamplingLayer:
     if not options.upsampling:
         return row_of(name, layer, reason=_OFF)
-    return DownsamplingLayer(name, layer, converted=True, becomes=becomes)
+    return DownsamplingLayer(name, layer, converted=True, becomes=becomes, operator=mixin.__name__)
 
 
 def _rows_of_calls(
@@ -73,7 +73,7 @@ def _rows_of_calls(
     after = "the call, then low-pass"
     if operations is None:
         certain = [call for call in calls if call.upsamples]
-        return [_row(name, f"{call.name} in {kind}, {call.where}", after, options) for call in certain]
+        return [_row(name, f"{call.name} in {kind}, {call.where}", AliasFreeCalls, after, options) for call in certain]
     rows = []
     for operation in operations:
         call = call_of(calls, operation.lines, operation.kind)
@@ -81,7 +81,7 @@ def _rows_of_calls(
         whole = all(operation.output_shape[axis] % n == 0 or "conv" in operation.kind for n, axis in pairs)
         if call is not None and whole:
             where = f", {call.where}" if call.file else ""
-            rows.append(_row(name, f"{call.name} in {kind}{where}", after, options))
+            rows.append(_row(name, f"{call.name} in {kind}{where}", AliasFreeCalls, after, options))
         else:
             rows.append(row_of(name, described(operation, module), reason=_UNREAD, unhandled=options.upsampling))
     return list(dict.fromkeys(rows))

@@ -98,7 +98,8 @@ def _in_running_order(model: nn.Module, batch: torch.Tensor) -> dict[str, str]:
         if not ran[name]:
             reasons[name] = "no image reached it"
         elif times == 0:
-            reasons[name] = f"its weight is computed anew in every pass ({type(layers[name]).__bases__[1].__name__})"
+            kind = type(layers[name]).__name__.removeprefix("Asap")
+            reasons[name] = f"its weight is computed anew in every pass ({kind})"
         elif times > 1:
             reasons[name] = f"its weight is used {times} times in one pass"
         else:
