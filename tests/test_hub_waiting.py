@@ -44,6 +44,7 @@ def send(hub, ready, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", WAIT_S)
     clock = SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic)
     monkeypatch.setattr("huggingface_hub.utils._http.time", clock)
+    monkeypatch.setattr("huggingface_hub.file_download.time", clock)
     monkeypatch.setattr(hub_client, "time", clock)
     run, folder = ready
     if not any(folder.iterdir()):
