@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     except KeyboardInterrupt:
         if processes.is_main:
             again = shlex.join([*launcher(processes), "evaluate", *config.flags(resume=True, overwrite=False)])
-            print(f"interrupted; what was measured is kept. To go on:\n{again}", file=sys.stderr)
+            print(f"interrupted; what was measured so far is kept. To continue:\n{again}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
     if records:
         print_records(records, screen())
