@@ -18,8 +18,8 @@ from torch import nn
 
 import timm_asap
 from benchmarks import common
+from timm_asap.conversion.strided import AsapLayer
 from timm_asap.reference import ReleasedPool2d
-from timm_asap.strided import AsapLayer
 
 YARDSTICKS = {"resnet50": "resnet50", "convnext_tiny": "convnext_tiny"}
 

@@ -325,8 +325,19 @@ def test_record_and_table():
     assert text.count("layer3.0.conv1") == 1
 
 
+def test_merging_of_tokens_is_measured_on_their_grid():
+    torch.manual_seed(0)
+    twin = timm.create_model("swin_tiny_patch4_window7_224_asap", img_size=64, window_size=4).eval()
+    plain = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=4).eval()
+    names = ["patch_embed.proj", "layers.1.downsample", "layers.2.downsample", "layers.3.downsample"]
+    assert [site.name for site in sampling_sites(plain)] == [site.name for site in sampling_sites(twin)] == names
+    images = torch.randn(2, 3, 64, 64)
+    before, after = measure_aliasing(plain, [images]), measure_aliasing(twin, [images])
+    assert [site.site for site in before] == [site.site for site in after] == names
+    assert [site.map_size for site in after[1:]] == [(96, 16, 16), (192, 8, 8), (384, 4, 4)]
+    assert max(site.above_nyquist for site in after[1:]) < 1e-6 < min(site.above_nyquist for site in before[1:3])
+
+
 def test_sites_without_a_map_are_left_out():
     with torch.device("meta"):
-        assert [site.name for site in sampling_sites(timm.create_model("swin_tiny_patch4_window7_224"))] == [
-            "patch_embed.proj"
-        ]
+        assert [site.name for site in sampling_sites(timm.create_model("hiera_tiny_224"))] == ["patch_embed.proj"]

@@ -5,6 +5,7 @@ import json
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 
 import timm_asap
 from timm_asap.cli import main
@@ -35,6 +36,19 @@ def test_convert_dry_run_tells_every_site(capsys):
     out = capsys.readouterr().out
     assert out.count("pool, then the layer at stride 1") == 4
     assert "16x32x32" in out
+
+
+def test_convert_says_whether_anything_else_downsamples(capsys, monkeypatch):
+    assert main(["convert", "resnet18", "--dry-run"]) == 0
+    assert "complete: nothing else downsamples in a forward pass of that size" in capsys.readouterr().out
+    names = {"original": timm.models.resnet.ResNet.forward_features, "F": F}
+    exec("def forward_features(self, x): return F.max_pool2d(original(self, x), 3, 2)", names)  # it has no source
+    monkeypatch.setattr(timm.models.resnet.ResNet, "forward_features", names["forward_features"])
+    assert main(["convert", "resnet18", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "max-pool / 2 in ResNet" in out
+    assert "not handled: no call in the module's source does it" in out
+    assert "incomplete: 1 operations downsample as before" in out
 
 
 def test_convert_warns_of_small_maps(capsys):

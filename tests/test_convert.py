@@ -13,8 +13,8 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 
 from timm_asap import asap_pool2d, convert, lowpass2d
-from timm_asap.geometry import geometry_of
-from timm_asap.strided import AsapLayer
+from timm_asap.conversion.geometry import geometry_of
+from timm_asap.conversion.strided import AsapLayer
 
 OPTIONS = [(w, b) for w in ("asap", "hamming", "flc") for b in ("circular", "reflect", "zero")]
 
@@ -211,7 +211,6 @@ def test_stride_one_transposed_and_global_layers_are_no_sites():
         nn.ConvTranspose2d(4, 4, 2, stride=2),
         nn.AdaptiveAvgPool2d(1),
         nn.MaxPool2d(3, 1, 1),
-        nn.Conv1d(4, 4, 3, stride=2),
     )
     assert convert(model).sites == ()
 

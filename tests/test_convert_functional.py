@@ -1,5 +1,6 @@
 """Downsampling that a walk over layers misses, reductions inside attention, and stems."""
 
+import copy
 import importlib
 from functools import partial
 
@@ -17,8 +18,8 @@ from timm.models.resnest import ResNestBottleneck
 from torch import nn
 
 from timm_asap import asap_pool2d, convert, lowpass2d
-from timm_asap.functional_sites import _SITES
-from timm_asap.strided import AsapLayer
+from timm_asap.conversion.sites import _SITES
+from timm_asap.conversion.strided import AsapLayer
 
 
 def on_meta(name, **kwargs):
@@ -139,7 +140,7 @@ ATTENTION = {
     "twins_svt_small": (set(), {"attn.sr"}),
     "mvitv2_tiny": ({"attn.pool_q"}, {"attn.pool_k", "attn.pool_v"}),
     "hieradet_small": ({"attn.q_pool"}, set()),
-    "volo_d1_224": (set(), {"attn.pool"}),
+    "volo_d1_224": (set(), {"attn.pool", "attn.unfold"}),
 }
 
 
@@ -196,3 +197,42 @@ def test_stems_of_feature_extractors(name, feature_cls):
         on_image = [m for m in twin.modules() if isinstance(m, nn.Conv2d) and m.in_channels == 3 and m.out_channels > 3]
         assert on_image
         assert all(isinstance(m, AsapLayer) is stem for m in on_image)
+
+
+# Merging of tokens: a strided 2 x 2 convolution on their grid.
+
+
+def _merging_blocks():
+    names = ["timm.models.swin_transformer", "timm.models.swin_transformer_v2", "timm.models.swin_transformer_v2_cr"]
+    blocks = [importlib.import_module(name).PatchMerging for name in names]
+    torchvision = importlib.import_module("torchvision.models.swin_transformer")
+    return [*blocks, torchvision.PatchMerging, torchvision.PatchMergingV2]
+
+
+@pytest.mark.parametrize("block", _merging_blocks(), ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
+@pytest.mark.parametrize("size", [(8, 6), (7, 9)])
+@torch.no_grad()
+def test_merging_of_tokens(block, size):
+    torch.manual_seed(0)
+    plain = block(5).eval()
+    layer = copy.deepcopy(plain)
+    tokens = torch.randn(2, *size, 5)
+    (site,) = convert(layer, input_size=None).converted
+    assert site.becomes == "low-pass on the grid of tokens, then the merging"
+    low = lowpass2d(tokens.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(layer(tokens), plain(low))
+
+    # In the paper's layout: the pool, then a 2 x 2 convolution at stride 1 with one zero right and below.
+    layer = copy.deepcopy(plain)
+    convert(layer, layout="paper")
+    pooled = asap_pool2d(tokens.permute(0, 3, 1, 2))
+    around = F.pad(pooled, (0, 1, 0, 1))
+    for row in range(pooled.shape[2]):
+        for column in range(pooled.shape[3]):
+            one = plain(around[:, :, row : row + 2, column : column + 2].permute(0, 2, 3, 1))
+            torch.testing.assert_close(layer(tokens)[:, row, column], one[:, 0, 0])
+
+
+def test_hieras_tokens_are_left_in_their_order():
+    report = convert(on_meta("hiera_tiny_224"), dry_run=True)
+    assert sum("order of its mask units" in site.reason for site in report.left) == 3

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, push_to_hf_hub, save_for_hf
 
 import timm_asap
-from timm_asap.strided import AsapLayer
+from timm_asap.conversion.strided import AsapLayer
 
 SMALL = ["test_resnet", "test_convnext"]
 OPTIONS = {"asap_window": "hamming", "asap_layout": "paper", "asap_stem": False}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import timm_asap
-from timm_asap.strided import AsapLayer
+from timm_asap.conversion.strided import AsapLayer
 
 # One of each way to fuse: branches, lists of branches, normalisations, blocks that build themselves anew.
 FUSED = [

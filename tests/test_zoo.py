@@ -8,7 +8,7 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 
 import timm_asap
-from timm_asap.strided import AsapLayer
+from timm_asap.conversion.strided import AsapLayer
 from timm_asap.zoo import plain_name, twin_names
 from timm_asap.zoo.families import FAMILIES
 

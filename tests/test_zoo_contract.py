@@ -51,7 +51,11 @@ def test_every_module_of_timm_has_twins_or_a_reason():
     assert not set(FAMILIES) & set(LEFT_FAMILIES)
 
 
-@pytest.mark.parametrize("name", SMALLEST)
+# Its LSTMs take a minute and a half without data, and are no part of what downsamples.
+SLOW = {"sequencer2d_s"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.zoo if n in SLOW else ()) for n in SMALLEST])
 def test_structure_sizes_and_gradients_of_every_family(name):
     contract.check_structure(name)
     fixed = timm.get_pretrained_cfg_value(name, "fixed_input_size")
@@ -68,6 +72,23 @@ def test_contract(name, check):
 @pytest.mark.parametrize("name", THOROUGH)
 def test_values(name, tmp_path):
     contract.check_values(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", THOROUGH)
+def test_nothing_that_downsamples_is_missed(name):
+    contract.check_complete(name)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_that_downsamples_is_missed_in_any_twin(name):
+    contract.check_complete(name)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("name", SMALLEST)
+def test_symbolic_tracing_of_every_family(name):
+    contract.check_symbolic_trace(name)
 
 
 @pytest.mark.zoo

@@ -10,7 +10,8 @@ import timm
 import torch
 from timm.models import get_arch_pretrained_cfgs
 
-from timm_asap.strided import AsapLayer
+from timm_asap import convert
+from timm_asap.conversion.strided import AsapLayer
 
 # None is the architecture's own size. A plain model that cannot take a size asks nothing of its twin.
 SIZES = [None, (64, 96), (97, 131), (127, 128)]
@@ -240,3 +241,30 @@ def _fx_agrees(name, size):
     return shapes(wrapped) == shapes(traced) and all(
         torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(wrapped, traced, strict=True)
     )
+
+
+def check_complete(name):
+    """A watched forward pass of the plain model shows just what reading its modules does, and nothing is missed."""
+    model = build(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = convert(model, input_size=tuple(model.pretrained_cfg["input_size"]), dry_run=True)
+    assert report.complete, report
+    read = convert(model, dry_run=True)
+    assert [(site.name, site.status) for site in read.sites] == [(site.name, site.status) for site in report.sites]
+
+
+def check_symbolic_trace(name):
+    """`torch.fx.symbolic_trace` takes the twin where it takes the plain model, and its modules are the same."""
+    plain, twin = both(name)
+    try:
+        expected = torch.fx.symbolic_trace(plain)
+    except Exception:
+        return  # not for tracing
+    traced = torch.fx.symbolic_trace(twin)
+    modules = [
+        [str(node.target) for node in graph.graph.nodes if node.op == "call_module"] for graph in (traced, expected)
+    ]
+    assert set(modules[1]) <= set(modules[0]) | {name for name, layer in twin.named_modules() if converted(layer)}
+    with torch.no_grad():
+        assert outcome(traced, image(twin)) == outcome(expected, image(plain))

@@ -3,6 +3,7 @@
 Importing it registers the twins: `timm.create_model("resnet50_asap")`.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -11,37 +12,83 @@ from timm_asap._startup import lazy_names, reads_flags_first
 
 if TYPE_CHECKING:
     from timm_asap import reference, spectral, zoo
-    from timm_asap.convert import convert
+    from timm_asap.conversion import conversion_of, convert, reparameterize, restore, save, watch
     from timm_asap.healing import heal
-    from timm_asap.layers import AsapPool2d, LowPass2d, asap_pool2d, lowpass2d
-    from timm_asap.reparameterize import reparameterize
+    from timm_asap.layers import (
+        AsapPool1d,
+        AsapPool2d,
+        AsapPool3d,
+        AsapUpsample1d,
+        AsapUpsample2d,
+        AsapUpsample3d,
+        LowPass1d,
+        LowPass2d,
+        LowPass3d,
+        asap_pool1d,
+        asap_pool2d,
+        asap_pool3d,
+        asap_upsample1d,
+        asap_upsample2d,
+        asap_upsample3d,
+        lowpass1d,
+        lowpass2d,
+        lowpass3d,
+    )
     from timm_asap.zoo import load
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsapPool1d",
     "AsapPool2d",
+    "AsapPool3d",
+    "AsapUpsample1d",
+    "AsapUpsample2d",
+    "AsapUpsample3d",
+    "LowPass1d",
     "LowPass2d",
+    "LowPass3d",
+    "asap_pool1d",
     "asap_pool2d",
+    "asap_pool3d",
+    "asap_upsample1d",
+    "asap_upsample2d",
+    "asap_upsample3d",
+    "conversion_of",
     "convert",
     "heal",
     "load",
+    "lowpass1d",
     "lowpass2d",
+    "lowpass3d",
     "reference",
     "reparameterize",
+    "restore",
+    "save",
     "spectral",
+    "watch",
     "zoo",
 ]
 
+# Paths of modules before they moved: programs and whole-model pickles that name them still load.
+_MOVED = {
+    "attention": "conversion.sites",
+    "convert": "conversion.convert",
+    "functional_sites": "conversion.sites",
+    "geometry": "conversion.geometry",
+    "report": "conversion.report",
+    "reparameterize": "conversion.reparameterize",
+    "strided": "conversion.strided",
+    "trace": "conversion.observe",
+}
 _MODULES = ("zoo", "reference", "spectral")
+_KINDS = [f"{name}{axes}d" for name in ("AsapPool", "AsapUpsample", "LowPass") for axes in (1, 2, 3)]
+_FUNCTIONS = [f"{name}{axes}d" for name in ("asap_pool", "asap_upsample", "lowpass") for axes in (1, 2, 3)]
+_CONVERSION = ("conversion_of", "convert", "reparameterize", "restore", "save", "watch")
 _NAMES = {
-    "AsapPool2d": "timm_asap.layers",
-    "LowPass2d": "timm_asap.layers",
-    "asap_pool2d": "timm_asap.layers",
-    "convert": "timm_asap.convert",
+    **dict.fromkeys([*_KINDS, *_FUNCTIONS], "timm_asap.layers"),
+    **dict.fromkeys(_CONVERSION, "timm_asap.conversion"),
     "load": "timm_asap.zoo",
-    "lowpass2d": "timm_asap.layers",
-    "reparameterize": "timm_asap.reparameterize",
 }
 # What most programs do not need is imported when it is first asked for.
 _LATER = {"heal": "timm_asap.healing"}
@@ -61,6 +108,10 @@ def register() -> None:
         # after the modules: `timm_asap.convert` is the function, and importing its module binds that
         for name, module in _NAMES.items():
             globals()[name] = getattr(import_module(module), name)
+        for old, new in _MOVED.items():
+            sys.modules[f"timm_asap.{old}"] = import_module(f"timm_asap.{new}")
+            # `timm_asap.convert` and `timm_asap.reparameterize` stay the functions
+            globals().setdefault(old, sys.modules[f"timm_asap.{old}"])
 
 
 if not reads_flags_first():

@@ -1,8 +1,9 @@
-"""Applies one matrix per axis to the last two axes of a tensor, with the matrices cached.
+"""Applies one matrix per axis to the last axes of a tensor, with the matrices cached.
 
-`y = R_h x R_w^T` is all that runs in a network. The matrices are constants: they are built in float64 from
-`timm_asap.spectral`, cast once, kept in a bounded cache, and never enter a state dict. A graph of `torch.compile`
-looks them up by an operator of its own; a graph that is exported holds the arithmetic itself (`timm_asap.traced`).
+`y = R_h x R_w^T`, with a matrix less or more for an axis less or more, is all that runs in a network. The matrices are
+constants: they are built in float64 from `timm_asap.spectral`, cast once, kept in a bounded cache, and never enter a
+state dict. A graph of `torch.compile` looks them up by an operator of its own; a graph that is exported holds the
+arithmetic itself (`timm_asap.traced`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from timm_asap.spectral import lowpass_matrix, pool_matrix
+from timm_asap.spectral import lowpass_matrix, pool_matrix, upsample_matrix
 from timm_asap.traced import traced_matrix
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ T = TypeVar("T")
 # Every site of a network at several image sizes in two dtypes: 224 x 224 in float32 is 0.2 MB, 1310 x 1310 is 6.9 MB.
 _CACHE_BYTES = 128 * 2**20
 
-_BUILDERS = {"lowpass": lowpass_matrix, "pool": pool_matrix}
+_BUILDERS = {"lowpass": lowpass_matrix, "pool": pool_matrix, "upsample": upsample_matrix}
 
 
 def _in_fresh_thread(fn: Callable[[], T]) -> T:
@@ -165,6 +166,8 @@ def _matrix(
 
 
 def _output_size(kind: str, n: int, stride: int) -> int:
+    if kind == "upsample":
+        return n * stride
     return n if kind == "lowpass" else -(-n // stride)
 
 
@@ -178,7 +181,7 @@ _DENSE_PLANE = 10_000
 _FEW_CHANNELS = 16
 
 
-def _is_known(condition: object) -> bool:
+def is_known(condition: object) -> bool:
     """Whether a condition on sizes holds whatever the size is: a traced graph must not depend on the example's.
 
     "No" is always a right answer: the general form follows. torch.compile gets it, because not all of its releases can
@@ -191,78 +194,81 @@ def _is_known(condition: object) -> bool:
 
 @dataclass(eq=False)  # PyTorch 2.7's compiler follows one, and stumbles over a NamedTuple
 class _Operators:
-    """The two matrices of one call: which there are, and how large."""
+    """The matrices of one call, one per axis of the grid: which there are, and how large."""
 
     kind: str
-    size: tuple[int, int]
-    stride: tuple[int, int]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
     window: str
     boundary: str
 
     @property
-    def output_size(self) -> tuple[int, int]:
+    def output_size(self) -> tuple[int, ...]:
         return tuple(_output_size(self.kind, n, s) for n, s in zip(self.size, self.stride, strict=True))
 
     def resizes(self, axis: int) -> bool:
         """Whether the axis has a matrix other than the identity."""
-        return self.stride[axis] > 1 and not _is_known(self.size[axis] == 1)
+        return self.stride[axis] > 1 and (self.kind == "upsample" or not is_known(self.size[axis] == 1))
 
     def fit_one_plane(self) -> bool:
-        if not (self.resizes(0) and self.resizes(1)):
+        if len(self.size) != 2 or not (self.resizes(0) and self.resizes(1)):
             return False
         is_small = prod(self.size) * prod(self.output_size) <= _DENSE_PLANE
         if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
             return is_small  # a guard: small maps get a graph of their own
-        return _is_known(is_small)
+        return is_known(is_small)
 
-    def axis(self, axis: int, x: torch.Tensor) -> torch.Tensor | None:
-        """The matrix of an axis, or None for the identity."""
-        if not self.resizes(axis):
-            return None
-        return _matrix(self.kind, (self.size[axis],), (self.stride[axis],), self.window, self.boundary, x)
-
-    def axes(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """The matrices of height and width: one and the same for a square, which halves what a graph computes."""
-        height = self.axis(0, x)
-        if self.stride[0] == self.stride[1] and _is_known(self.size[0] == self.size[1]):
-            return height, height
-        return height, self.axis(1, x)
+    def axes(self, x: torch.Tensor) -> list[torch.Tensor | None]:
+        """The matrix of every axis, None for the identity; equal axes share one, so that a graph holds it once."""
+        matrices: list[torch.Tensor | None] = []
+        for axis in range(len(self.size)):
+            n, stride = self.size[axis], self.stride[axis]
+            alike = [i for i in range(axis) if self.stride[i] == stride and is_known(self.size[i] == n)]
+            if not self.resizes(axis):
+                matrices.append(None)
+            elif alike:
+                matrices.append(matrices[alike[0]])
+            else:
+                matrices.append(_matrix(self.kind, (n,), (stride,), self.window, self.boundary, x))
+        return matrices
 
     def plane(self, x: torch.Tensor) -> torch.Tensor:
         return _matrix(self.kind, self.size, self.stride, self.window, self.boundary, x)
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
-    """Whether the channels of (B, C, H, W) lie closest in memory.
+    """Whether the channels of (B, C, H, W) or (B, C, D, H, W) lie closest in memory.
 
     By strides: `is_contiguous(memory_format=...)` is not available under vmap. A trace by `torch.jit.trace` is for any
     memory format: no.
     """
-    return not torch.jit.is_tracing() and x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1
+    return not torch.jit.is_tracing() and x.ndim in (4, 5) and x.stride(1) == 1 and x.shape[1] > 1
 
 
 def to_channels_last(x: torch.Tensor) -> torch.Tensor:
     """`x` with its channels closest in memory; unlike `contiguous(memory_format=...)`, under vmap too."""
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-def resample2d(x: torch.Tensor, kind: str, stride: tuple[int, int], window: str, boundary: str) -> torch.Tensor:
-    """`R_h x R_w^T` over the last two axes, R the low-pass or the pool. Arguments are trusted.
+def resample(x: torch.Tensor, kind: str, stride: tuple[int, ...], window: str, boundary: str) -> torch.Tensor:
+    """`R_h x R_w^T` over the last axes, as many as strides; R is the low-pass, the pool or its transpose.
+
+    Arguments are trusted.
 
     Args:
-        x: (B, C, H, W) or (C, H, W).
-        kind: `"lowpass"` or `"pool"`.
-        stride: Of the height and of the width.
+        x: (B, C, *grid) or (C, *grid), the grid of one, two or three axes.
+        kind: `"lowpass"`, `"pool"` or `"upsample"`.
+        stride: Of every axis of the grid.
         window: Window name.
         boundary: Boundary name.
 
     Returns:
         The low-passed or pooled maps, in the dtype and memory format of `x`.
     """
-    operators = _Operators(kind, tuple(x.shape[-2:]), stride, window, boundary)
-    if not is_channels_last(x):
+    operators = _Operators(kind, tuple(x.shape[-len(stride) :]), stride, window, boundary)
+    if not (is_channels_last(x) and x.ndim == len(stride) + 2):
         return _apply(x, operators)
-    if x.shape[1] < _FEW_CHANNELS:
+    if x.ndim == 5 or x.shape[1] < _FEW_CHANNELS:
         return to_channels_last(_apply(x.contiguous(), operators))
     return _apply_channels_last(x, operators)
 
@@ -270,11 +276,14 @@ def resample2d(x: torch.Tensor, kind: str, stride: tuple[int, int], window: str,
 def _apply(x: torch.Tensor, operators: _Operators) -> torch.Tensor:
     if operators.fit_one_plane():
         return torch.matmul(x.flatten(-2), operators.plane(x).transpose(0, 1)).unflatten(-1, operators.output_size)
-    height, width = operators.axes(x)
-    if width is not None:
-        x = torch.matmul(x, width.transpose(0, 1))
-    if height is not None:
-        x = torch.matmul(height, x)
+    *others, last = operators.axes(x)
+    if last is not None:
+        x = torch.matmul(x, last.transpose(0, 1))
+    if others and others[-1] is not None:
+        x = torch.matmul(others[-1], x)
+    if len(others) > 1 and others[0] is not None:
+        grid = x.shape[-2:]
+        x = torch.matmul(others[0], x.flatten(-2)).unflatten(-1, grid)
     return x
 
 

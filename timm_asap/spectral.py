@@ -14,7 +14,7 @@ import torch
 
 from timm_asap.errors import unknown_name
 
-__all__ = ["Boundary", "Window", "lowpass_matrix", "pool_matrix", "window_weights"]
+__all__ = ["Boundary", "Window", "lowpass_matrix", "pool_matrix", "upsample_matrix", "window_weights"]
 
 
 class Window(str, Enum):
@@ -186,3 +186,33 @@ def pool_matrix(n: int, stride: int = 2, window: str = "asap", boundary: str = "
                 [0.0000, 0.2500, 0.5000, 0.2500]], dtype=torch.float64)
     """
     return lowpass_matrix(n, stride, window, boundary)[::stride].contiguous()
+
+
+def upsample_matrix(n: int, stride: int = 2, window: str = "flc", boundary: str = "circular") -> torch.Tensor:
+    """The transpose of the pool of `n stride` samples, times the stride: n samples become `n stride`.
+
+    It puts `stride - 1` zeros after each sample, and low-passes: nothing is left above the Nyquist frequency of the n
+    samples. Under `"circular"` with the window `"flc"` it interpolates: a signal that was band-limited before every
+    s-th sample was taken of it comes back exactly.
+
+    Args:
+        n: Number of samples on the axis.
+        stride: Factor of the enlargement. 1 gives the identity.
+        window: `"asap"`, `"hamming"` or `"flc"`.
+        boundary: `"circular"`, `"reflect"` or `"zero"`.
+
+    Returns:
+        float64 tensor of shape (n stride, n) on the CPU.
+
+    Raises:
+        TypeError, ValueError: As :func:`lowpass_matrix`.
+
+    Example:
+        >>> upsample_matrix(2, stride=2)
+        tensor([[1.0000, 0.0000],
+                [0.5000, 0.5000],
+                [0.0000, 1.0000],
+                [0.5000, 0.5000]], dtype=torch.float64)
+    """
+    n, stride = check_count("n", n), check_count("stride", stride)
+    return stride * pool_matrix(n * stride, stride, window, boundary).T.contiguous()

@@ -27,10 +27,10 @@ def _window(window: str, frequency: torch.Tensor, size: int, stride: int) -> tor
 def traced_matrix(
     kind: str, n: int, stride: int, window: str, boundary: str, dtype: torch.dtype, device: torch.device
 ) -> torch.Tensor:
-    """`timm_asap.spectral.lowpass_matrix` or `pool_matrix`, by operations that a tracer records. Arguments are trusted.
+    """`lowpass_matrix`, `pool_matrix` or `upsample_matrix` by operations that a tracer records. Arguments are trusted.
 
     Args:
-        kind: `"lowpass"` or `"pool"`.
+        kind: `"lowpass"`, `"pool"` or `"upsample"`.
         n: Number of samples on the axis: a number, a symbolic size, or the 0-dimensional tensor that
             `torch.jit.trace` gives for one.
         stride: Downsampling factor, at least 2.
@@ -40,8 +40,11 @@ def traced_matrix(
         device: Of the result.
 
     Returns:
-        Shape (n, n), or (ceil(n / stride), n) for the pool. Rounding differs from the constants' in the last place.
+        Shape (n, n); (ceil(n / stride), n) for the pool; (n stride, n) for its transpose. Rounding differs
+        from the constants' in the last place.
     """
+    if kind == "upsample":
+        return stride * traced_matrix("pool", n * stride, stride, window, boundary, dtype, device).transpose(0, 1)
     size = n if boundary == "circular" else 2 * n
     if boundary == "zero":  # a single sample passes through
         size = size - (n == 1).to(n.dtype) if isinstance(n, torch.Tensor) else size - int(n == 1)

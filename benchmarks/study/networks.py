@@ -16,8 +16,8 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 
 import timm_asap
+from timm_asap.conversion.strided import AsapLayer
 from timm_asap.reference import ReleasedPool2d
-from timm_asap.strided import AsapLayer
 
 __all__ = ["resnet20_lowres_blur", "resnet20_lowres_released"]
 

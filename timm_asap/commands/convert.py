@@ -19,7 +19,7 @@ from timm_asap.errors import UserError, unknown_name
 from timm_asap.screen import Column, ScreenTable, print_lines, screen
 
 if TYPE_CHECKING:
-    from timm_asap.report import ConversionReport, Site
+    from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
     from timm_asap.zoo import AsapOptions
 
 
@@ -80,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
     console.print(f"{name} at {'x'.join(map(str, size))}: {total} ({percent:.1f} %)")
     _table(report).print(console)
     print_lines([f"warning: {site.name}: {site.note}" for site in report.sites if site.note], console)
+    print_lines([_completeness(report)], console)
     if folder is not None:
         _save(options.architecture, plain, asap, folder)
         print(f'import timm, timm_asap; model = timm.create_model("local-dir:{folder}", pretrained=True)')
@@ -141,12 +142,23 @@ def _table(report: ConversionReport) -> ScreenTable:
         table.add(
             site.name or "(root)",
             site.layer,
-            site.becomes or f"left: {site.reason}",
+            site.becomes or f"{site.status}: {site.reason}",
             "x".join(map(str, site.input_size)) if site.input_size else "not run",
             _cost(site),
         )
     return table
 
 
-def _cost(site: Site) -> str:
+def _completeness(report: ConversionReport) -> str:
+    """What a forward pass showed besides the table."""
+    if report.complete:
+        text = "complete: nothing else downsamples in a forward pass of that size"
+    else:
+        text = f"incomplete: {len(report.unhandled)} operations downsample as before, and are not handled"
+    if report.upsampling:
+        text += f"; {len(report.upsampling)} upsample (timm_asap.convert: upsampling=True)"
+    return text
+
+
+def _cost(site: DownsamplingLayer) -> str:
     return "-" if site.added_macs is None else f"{site.added_macs / 1e6:.2f} M"

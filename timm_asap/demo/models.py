@@ -13,7 +13,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from timm_asap.adversarial import PixelModel
-from timm_asap.convert import convert
+from timm_asap.conversion.convert import convert
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.aliasing import SiteAliasing, measure_batch
 from timm_asap.evaluation.models import OpenedModel, open_model

@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from timm_asap.strided import is_converted, unwear
+from timm_asap.conversion.strided import detach, is_converted
 
 __all__ = ["plain_copy"]
 
@@ -20,5 +20,5 @@ def plain_copy(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model)
     for layer in plain.modules():
         if is_converted(layer):
-            unwear(layer)
+            detach(layer)
     return plain

@@ -14,11 +14,11 @@ from contextlib import ExitStack, contextmanager, suppress
 import torch
 from torch import nn
 
+from timm_asap.conversion.strided import is_converted
 from timm_asap.healing.batchnorm import measuring
 from timm_asap.healing.least_squares import ResidualFit
 from timm_asap.healing.patches import ConvCall, ConvCalls, output_positions, rows_of
 from timm_asap.healing.report import RefitSite
-from timm_asap.strided import is_converted
 
 __all__ = ["converted_convolutions", "refit_convolutions"]
 
@@ -98,7 +98,8 @@ def _in_running_order(model: nn.Module, batch: torch.Tensor) -> dict[str, str]:
         if not ran[name]:
             reasons[name] = "no image reached it"
         elif times == 0:
-            reasons[name] = f"its weight is computed anew in every pass ({type(layers[name]).__bases__[1].__name__})"
+            kind = type(layers[name]).__name__.removeprefix("Asap")
+            reasons[name] = f"its weight is computed anew in every pass ({kind})"
         elif times > 1:
             reasons[name] = f"its weight is used {times} times in one pass"
         else:

@@ -19,9 +19,9 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
-from timm_asap.convert import convert
+from timm_asap.conversion.convert import convert
+from timm_asap.conversion.report import ConversionReport
 from timm_asap.errors import UserError, unknown_name
-from timm_asap.report import ConversionReport
 from timm_asap.zoo.asap_twins import plain_name, twin_names
 from timm_asap.zoo.shipped import is_shipped
 

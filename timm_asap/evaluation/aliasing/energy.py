@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
 __all__ = ["MapAliasing", "map_aliasing"]
 
-Pair = tuple[int, int]
+Sizes = tuple[int, ...]
 
 # Values whose spectrum is held at a time: 64 MB in complex128.
 _CHUNK = 2**22
@@ -35,7 +38,7 @@ class MapAliasing:
     power: torch.Tensor
 
 
-def map_aliasing(x: torch.Tensor, stride: Pair) -> MapAliasing:
+def map_aliasing(x: torch.Tensor, stride: Sizes) -> MapAliasing:
     """Split the energy of maps at the highest frequency that a stride's grid can carry.
 
     On an axis of n samples and stride s a frequency k of the DFT (folded, `|k| <= n / 2`) is above the new Nyquist
@@ -48,14 +51,16 @@ def map_aliasing(x: torch.Tensor, stride: Pair) -> MapAliasing:
     that lie above: just under 3/4 at stride 2, where those on the cut count as below.
 
     Args:
-        x: (B, C, H, W) maps as they are before every s-th sample is taken; periodic, as a DFT has it.
-        stride: Of the height and of the width.
+        x: (B, C, *grid) maps as they are before every s-th sample is taken; periodic, as a DFT has it. A grid has one,
+            two or three axes.
+        stride: Of each axis of the grid.
 
     Returns:
         Shares per image, summed over channels first; 0 where an image has no energy at all.
     """
     x = x.detach()
     x = x.cpu() if x.device.type == "mps" else x  # which has no float64
+    x = x.flatten(1, x.ndim - len(stride) - 1)
     images = max(1, _CHUNK // max(1, x[0].numel()))
     parts = [_split(part.to(torch.float64), stride) for part in x.split(images)]
     frequency = parts[0].frequency
@@ -63,39 +68,48 @@ def map_aliasing(x: torch.Tensor, stride: Pair) -> MapAliasing:
     return MapAliasing(frequency=frequency, **{c: torch.cat([getattr(p, c) for p in parts]) for c in columns})
 
 
-def _split(x: torch.Tensor, stride: Pair) -> MapAliasing:
-    size = (x.shape[-2], x.shape[-1])
-    rows, columns, twice = _frequencies(size, x.device)
-    above = _is_above(rows, size[0], stride[0])[:, None] | _is_above(columns, size[1], stride[1])[None, :]
+def _split(x: torch.Tensor, stride: Sizes) -> MapAliasing:
+    size = tuple(x.shape[2:])
+    dims = tuple(range(2, x.ndim))
+    frequencies, twice = _frequencies(size, x.device)
+    above = _over_axes(
+        torch.logical_or, [_is_above(k, n, s) for k, n, s in zip(frequencies, size, stride, strict=True)]
+    )
 
-    x_freq = torch.fft.rfft2(x)
+    x_freq = torch.fft.rfftn(x, dim=dims)
     energy = (x_freq.real.square() + x_freq.imag.square()).sum(dim=1) * twice
-    total = energy.sum(dim=(-2, -1))
+    total = energy.flatten(1).sum(dim=1)
 
-    step = (..., slice(None, None, stride[0]), slice(None, None, stride[1]))
-    high = torch.fft.irfft2(x_freq * above, s=size)[step]
+    step = (..., *(slice(None, None, s) for s in stride))
+    high = torch.fft.irfftn(x_freq * above, s=size, dim=dims)[step]
     low = x[step] - high
-    high_energy, low_energy = (part.square().sum(dim=(1, 2, 3)) for part in (high, low))
+    high_energy, low_energy = (part.square().flatten(1).sum(dim=1) for part in (high, low))
 
-    frequency, members = _bins(rows, columns, twice, size, stride)
-    density = energy.flatten(1) @ members / members.mul(twice.expand(size[0], -1).reshape(-1, 1)).sum(dim=0)
+    frequency, members = _bins(frequencies, size, stride)
+    counted = members.mul(twice.expand(above.shape).reshape(-1, 1)).sum(dim=0)
+    density = energy.flatten(1) @ members / counted
     return MapAliasing(
-        above_nyquist=_share((energy * above).sum(dim=(-2, -1)), total),
+        above_nyquist=_share((energy * above).flatten(1).sum(dim=1), total),
         folded=_share(high_energy, high_energy + low_energy),
-        constant=_share(energy[:, 0, 0], total),
+        constant=_share(energy.flatten(1)[:, 0], total),
         frequency=frequency,
-        power=_share(density, total[:, None] / (size[0] * size[1])),
+        power=_share(density, total[:, None] / math.prod(size)),
     )
 
 
-def _frequencies(size: Pair, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Folded frequencies |k| of the rows and columns of `rfft2`, and how often each column is in the full DFT."""
-    height, width = size
-    rows = torch.arange(height, device=device)
-    rows = torch.minimum(rows, height - rows)
-    columns = torch.arange(width // 2 + 1, device=device)
-    twice = torch.where((columns == 0) | (2 * columns == width), 1.0, 2.0).to(torch.float64)
-    return rows, columns, twice
+def _frequencies(size: Sizes, device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Folded frequencies |k| of each axis of `rfftn`, and how often each of the last axis is in the full DFT."""
+    *others, last = size
+    full = [torch.arange(n, device=device) for n in others]
+    half = torch.arange(last // 2 + 1, device=device)
+    twice = torch.where((half == 0) | (2 * half == last), 1.0, 2.0).to(torch.float64)
+    return [*(torch.minimum(k, n - k) for k, n in zip(full, others, strict=True)), half], twice
+
+
+def _over_axes(function: Callable, parts: list[torch.Tensor]) -> torch.Tensor:
+    """What a function of two values gives for every combination of one value per axis."""
+    shaped = [part.view([-1 if a == axis else 1 for a in range(len(parts))]) for axis, part in enumerate(parts)]
+    return reduce(function, shaped)
 
 
 def _is_above(k: torch.Tensor, n: int, stride: int) -> torch.Tensor:
@@ -103,15 +117,13 @@ def _is_above(k: torch.Tensor, n: int, stride: int) -> torch.Tensor:
     return 2 * stride * k > n if stride > 1 else torch.zeros_like(k, dtype=torch.bool)
 
 
-def _bins(
-    rows: torch.Tensor, columns: torch.Tensor, twice: torch.Tensor, size: Pair, stride: Pair
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bins of the distance from frequency 0 in new Nyquist frequencies, measured along the larger axis.
+def _bins(frequencies: list[torch.Tensor], size: Sizes, stride: Sizes) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bins of the distance from frequency 0 in new Nyquist frequencies, measured along the largest axis.
 
     An edge lies on the new Nyquist frequency itself, so that bins are either below it or above. The mean is in none.
 
     Returns:
-        Middle of each bin (K,), and which of the (H, W // 2 + 1) frequencies are in it, flattened: (., K).
+        Middle of each bin (K,), and which of the frequencies of `rfftn` are in it, flattened: (., K).
     """
     strided = [(n, s) for n, s in zip(size, stride, strict=True) if s > 1]
     per_unit = min(_MAX_BINS, max([1, *(n // (2 * s) for n, s in strided)]))
@@ -120,7 +132,8 @@ def _bins(
         # the ceiling of (2 s k / n) per_unit
         return -(-(2 * s * k * per_unit) // n) if s > 1 else torch.zeros_like(k)
 
-    index = torch.maximum(bin_of(rows, size[0], stride[0])[:, None], bin_of(columns, size[1], stride[1])[None, :])
+    bins = [bin_of(k, n, s) for k, n, s in zip(frequencies, size, stride, strict=True)]
+    index = _over_axes(torch.maximum, bins)
     wanted = torch.arange(1, max(stride) * per_unit + 1, device=index.device)
     members = index.reshape(-1, 1) == wanted
     filled = members.any(dim=0)

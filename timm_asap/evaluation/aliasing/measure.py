@@ -11,7 +11,7 @@ from torch import nn
 
 from timm_asap.errors import UserError
 from timm_asap.evaluation.aliasing.energy import MapAliasing, map_aliasing
-from timm_asap.evaluation.aliasing.sites import SamplingSite, sampling_sites, watch_samples
+from timm_asap.evaluation.aliasing.sites import SamplingSite, watch_samples
 
 __all__ = ["SiteAliasing", "measure_aliasing", "measure_batch", "merge_aliasing"]
 
@@ -21,11 +21,12 @@ class SiteAliasing:
     """What one downsampling site samples, a mean over images.
 
     Attributes:
-        site: Name in `model.named_modules()`.
+        site: Name in `model.named_modules()`; for a call in a module's code, with file and line after an `@`.
         layer: Class, kernel and stride.
-        status: `"converted"`, `"plain"` (conversion would reach it) or `"left"` (conversion leaves it).
-        reason: Why it is left; empty elsewhere.
-        stride: Of the height and of the width.
+        status: `"converted"`, `"plain"` (conversion would reach it), `"left"` (conversion leaves it for a reason) or
+            `"not handled"` (conversion does not know how).
+        reason: Why it is left or not handled; empty elsewhere.
+        stride: Per axis of the grid: height and width.
         map_size: (channels, height, width) of what is sampled.
         images: How many images were measured.
         above_nyquist: Share of the energy above the new Nyquist frequency, 0 to 1.
@@ -39,8 +40,8 @@ class SiteAliasing:
     layer: str
     status: str
     reason: str
-    stride: tuple[int, int]
-    map_size: tuple[int, int, int]
+    stride: tuple[int, ...]
+    map_size: tuple[int, ...]
     images: int
     above_nyquist: float
     folded: float
@@ -70,10 +71,11 @@ class SiteAliasing:
 def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[SiteAliasing]:
     """Measure every downsampling site of a network, plain or converted.
 
-    A plain network is heard where conversion would put the low-pass (average and blur pools after the filter that they
-    have), a twin after its low-pass: the two lists compare site by site. With the circular boundary a twin reads
-    rounding errors at its converted sites, 1e-13 in float32. The other boundaries continue the map beyond its edges in
-    their own way, of which the periodic spectrum that is measured here sees the seam.
+    The pass is watched for whatever makes a grid coarser: layers, functions called in a `forward`, strided slices,
+    compiled code. A plain network is measured where conversion would put the low-pass (average and blur pools after
+    the filter that they have), a twin after its low-pass: the two lists compare site by site. With the circular
+    boundary a twin reads rounding errors at its converted sites, 1e-13 in float32. Other boundaries continue the map
+    beyond its edges in their own way, of which the periodic spectrum that is measured here sees the seam.
 
     Args:
         model: A network as timm builds it, in eval mode; float32 at least, since half precision rounds by itself.
@@ -108,19 +110,23 @@ def measure_batch(model: nn.Module, images: torch.Tensor) -> list[SiteAliasing]:
     """:func:`measure_aliasing` for one batch, for whoever spreads batches over processes and merges them."""
     if model.training:
         raise ValueError("model: expected eval mode, got training mode: call model.eval() first")
-    sites = sampling_sites(model)
-    heard: dict[str, tuple[MapAliasing, tuple[int, int, int]]] = {}
+    seen: dict[SamplingSite, tuple[MapAliasing, tuple[int, ...]]] = {}
+    names: set[str] = set()
 
     def listen(site: SamplingSite, x: torch.Tensor) -> None:
-        if site.name not in heard:
-            heard[site.name] = map_aliasing(x, site.stride), tuple(x.shape[1:])
+        # Tokens in an order of their own have no map; a layer that runs twice counts at its first run.
+        if site.name not in names and x.ndim >= len(site.stride) + 2 and x.is_floating_point():
+            names.add(site.name)
+            seen[site] = map_aliasing(x, site.stride), tuple(x.shape[1:])
 
-    with watch_samples(sites, listen):
+    with watch_samples(model, images, listen):
         model(images)
-    return [_mean(site, *heard[site.name]) for site in sites if site.name in heard]
+    order = {name: number for number, (name, _) in enumerate(model.named_modules())}
+    sites = sorted(seen, key=lambda site: order[site.name.partition("@")[0]])
+    return [_mean(site, *seen[site]) for site in sites]
 
 
-def _mean(site: SamplingSite, aliasing: MapAliasing, map_size: tuple[int, int, int]) -> SiteAliasing:
+def _mean(site: SamplingSite, aliasing: MapAliasing, map_size: tuple[int, ...]) -> SiteAliasing:
     return SiteAliasing(
         site=site.name,
         layer=site.description,

@@ -3,35 +3,45 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from timm_asap.convert import convert
-from timm_asap.evaluation.aliasing.fixed_filter import filters_before_sampling, fixed_filter
-from timm_asap.functional_sites import functional_site
-from timm_asap.geometry import geometry_of
-from timm_asap.strided import AsapLayer, AsapSpec, LowPassed, PooledPointwise, is_converted, mixin_for, wear
+from timm_asap.conversion import Operation, convert
+from timm_asap.conversion.blocks import AlternativeFunction
+from timm_asap.conversion.check import samples
+from timm_asap.conversion.filtering import Filtered
+from timm_asap.conversion.rewrite import AliasFreeCalls, calls_in
+from timm_asap.conversion.sites import site_of
+from timm_asap.conversion.strided import AsapSpec, LowPassed, PooledPointwise, attach, is_converted, plain_class
+from timm_asap.conversion.watch import Watcher, undisturbed
+from timm_asap.evaluation.aliasing.fixed_filter import filters_before_sampling, fixed_filter, sampled_map
+from timm_asap.resample import resample
 
 __all__ = ["SamplingSite", "SiteStatus", "sampling_sites", "watch_samples"]
 
-#: Called with what is sampled, (B, C, H, W), before every s-th sample is taken.
-Listener = Callable[[torch.Tensor], None]
+#: Called with a site and what is sampled there, (B, C, *grid), before every s-th sample is taken.
+Listener = Callable[["SamplingSite", torch.Tensor], None]
 
 
 class SiteStatus(str, Enum):
     """What conversion has to do with a site."""
 
     CONVERTED = "converted"
-    """It wears the operator."""
+    """The operator is attached to it."""
     PLAIN = "plain"
-    """It does not, and :func:`timm_asap.convert` would give it one."""
+    """It is not, and :func:`timm_asap.convert` would attach it."""
     LEFT = "left"
-    """:func:`timm_asap.convert` leaves it as it is."""
+    """:func:`timm_asap.convert` leaves it as it is, for a reason."""
+    UNHANDLED = "not handled"
+    """:func:`timm_asap.convert` does not know how to make it alias-free."""
 
 
 @dataclass(frozen=True)
@@ -39,113 +49,148 @@ class SamplingSite:
     """One downsampling of a network.
 
     Attributes:
-        name: Its name in `model.named_modules()`.
-        layer: The module.
-        description: Class, kernel and stride.
-        stride: Of the height and of the width.
+        name: Name of the module in `model.named_modules()`; for a call in a module's code, file and line after an `@`.
+        description: Class, kernel and stride, or what the call does.
+        stride: Per axis of the grid.
         status: What conversion has to do with it.
-        reason: Why it is left; empty elsewhere.
-        mixin: What it is, or would be, converted to in the layout `"preserve"`.
+        reason: Why it is left or not handled; empty elsewhere.
     """
 
     name: str
-    layer: nn.Module
     description: str
-    stride: tuple[int, int]
+    stride: tuple[int, ...]
     status: SiteStatus
-    reason: str
-    mixin: type[AsapLayer]
+    reason: str = ""
 
 
 def sampling_sites(model: nn.Module) -> list[SamplingSite]:
-    """The downsampling of a network, converted or not.
+    """The layers of a network that downsample, converted or not, as reading its modules shows them.
 
-    Left out is what has no map to measure: attention that reduces tokens, patch merging by reshaping, and MobileNetV5's
-    fusion, whose stride depends on its input.
+    Left out is what has a stride only when it runs; :func:`watch_samples` finds that too.
 
     Args:
         model: Any module; it is not changed.
     """
     sites = []
-    for found in convert(model, dry_run=True).sites:
-        layer = model.get_submodule(found.name)
-        converted, functional = is_converted(layer), functional_site(layer)
-        if functional is not None:
-            geometry, mixin = functional.geometry(layer), functional.mixin("preserve")
-        else:
-            geometry = layer.asap.geometry if converted else geometry_of(layer)
-            mixin = mixin_for(layer, geometry, "preserve")
-        left = not converted and not found.converted
-        if geometry is None or mixin is None or (left and functional is not None):
+    for row in convert(model, dry_run=True).sites:
+        module = model.get_submodule(row.name)
+        site = site_of(module)
+        converted = is_converted(module)
+        if site is None or site.geometry is None or not site.geometry.strides:
             continue
-        status = SiteStatus.CONVERTED if converted else SiteStatus.LEFT if left else SiteStatus.PLAIN
-        reason = found.reason if left else ""
-        sites.append(SamplingSite(found.name, layer, found.layer, geometry.stride, status, reason, mixin))
+        if site.is_block and not converted and not row.converted:
+            continue
+        status = SiteStatus.CONVERTED if converted else SiteStatus.PLAIN if row.converted else SiteStatus.LEFT
+        reason = row.reason if status is SiteStatus.LEFT else ""
+        sites.append(SamplingSite(row.name, row.layer, site.geometry.stride, status, reason))
     return sites
 
 
 @contextmanager
-def watch_samples(sites: list[SamplingSite], listener: Callable[[SamplingSite, torch.Tensor], None]) -> Iterator[None]:
-    """Hear of what every site samples, while the network runs in this context.
+def watch_samples(model: nn.Module, images: Any, listener: Listener) -> Iterator[None]:
+    """Call a listener with what every downsampling of a network samples, while it runs in this context.
 
-    - A converted layer samples what its low-pass gives: after the maximum of a max-pool, before the layer's padding.
-    - A plain convolution is heard at its input, a plain max-pool after its maximum at stride 1: where the low-pass
-      would sit. An average pool and a blur pool are heard after their own filter, for it is a low-pass too.
+    - Where the operator is attached, what its low-pass gives is sampled: after the maximum of a max-pool, before the
+      layer's padding.
+    - A plain convolution samples its input, a plain max-pool its maximum at stride 1: where the low-pass would sit. An
+      average pool and a blur pool sample what their own filter gives, for it is a low-pass too.
+    - Whatever else makes a grid coarser, in whatever code, samples its input.
 
     Args:
-        sites: Of :func:`sampling_sites`.
-        listener: Called with the site and its map (B, C, H, W), at each run of the layer.
+        model: The network.
+        images: What it will be called with.
+        listener: Called with the site and its map (B, C, *grid), at each run.
     """
     with ExitStack() as stack:
-        for site in sites:
-
-            def hear(x: torch.Tensor, site: SamplingSite = site) -> None:
-                if x.ndim == 4:
-                    listener(site, x)
-
-            if site.status is SiteStatus.CONVERTED:
-                stack.enter_context(_listen_after_lowpass(site.layer, hear))
-            else:
-                handle = site.layer.register_forward_pre_hook(_plain_hook(site, hear))
+        watch = _Samples(model, listener)
+        for site in sampling_sites(model):
+            watch.known[site.name] = site
+            layer = model.get_submodule(site.name)
+            if site.status is not SiteStatus.CONVERTED:
+                handle = layer.register_forward_pre_hook(watch.hook_of(site, layer))
                 stack.callback(handle.remove)
+        stack.enter_context(undisturbed(model))
+        stack.enter_context(Watcher(model, images, watch.on_operation, watch.on_filter))
         yield
 
 
-@contextmanager
-def _listen_after_lowpass(layer: AsapLayer, hear: Listener) -> Iterator[None]:
-    """The layer's operators are shadowed by ones that tell what they saw."""
+class _Samples:
+    """What the hooks and the watcher of one pass say, told to one listener as sites."""
 
-    def lowpass(x: torch.Tensor) -> torch.Tensor:
-        x = AsapLayer._lowpass(layer, x)
-        hear(x)
-        return x
+    def __init__(self, model: nn.Module, listener: Listener) -> None:
+        self._model, self._listener = model, listener
+        #: Layers that reading the modules found, by name.
+        self.known: dict[str, SamplingSite] = {}
+        self._last: defaultdict[str, list[Filtered]] = defaultdict(list)
+        self._calls: defaultdict[tuple[str, str, int], list[int]] = defaultdict(list)
 
-    def pool(x: torch.Tensor) -> torch.Tensor:
-        # The pool is the low-pass at every s-th sample; that signal never exists in the network.
-        hear(AsapLayer._lowpass(layer, x))
-        return AsapLayer._pool(layer, x)
+    def _key(self, name: str, lines: tuple) -> str:
+        """Module, file and line; numbered where one line holds several calls."""
+        if not lines:
+            return name
+        file, line, instruction = lines[0]
+        calls = self._calls[name, file, line]
+        if instruction not in calls:
+            calls.append(instruction)
+        number = calls.index(instruction) + 1
+        return f"{name}@{Path(file).name}:{line}" + (f"#{number}" if number > 1 else "")
 
-    layer._lowpass, layer._pool = lowpass, pool
-    try:
-        yield
-    finally:
-        del layer._lowpass, layer._pool
+    def hook_of(self, site: SamplingSite, layer: nn.Module) -> Callable[[nn.Module, tuple], None]:
+        """A forward pre-hook for a layer without the operator."""
+        mixin = site_of(layer).mixin("preserve")
 
+        def hook(layer: nn.Module, args: tuple) -> None:
+            if not args:  # called by keyword: the watcher sees it
+                return
+            if filters_before_sampling(layer):
+                self._listener(site, fixed_filter(layer, args[0]))
+            elif mixin in (LowPassed, PooledPointwise, AlternativeFunction, None):
+                self._listener(site, args[0])
+            else:
+                # A shallow copy gets the operator: what reaches its pool is what the plain layer's stride samples.
+                twin = copy.copy(layer)
+                geometry = site_of(layer).geometry
+                attach(twin, AsapSpec(geometry, "asap", "circular", "preserve"), mixin)
+                seen = []
+                with Watcher(twin, (), None, lambda call, name, lines: seen.append(call)):
+                    twin.forward(*args)
+                for call in seen:
+                    self._listener(site, call.x)
 
-def _plain_hook(site: SamplingSite, hear: Listener) -> Callable[[nn.Module, tuple], None]:
-    """A forward pre-hook that hears what a layer without the operator samples."""
-    if filters_before_sampling(site.layer):
-        return lambda layer, args: hear(fixed_filter(layer, args[0]))
-    if site.mixin in (LowPassed, PooledPointwise):
-        return lambda layer, args: hear(args[0])
+        return hook
 
-    def hook(layer: nn.Module, args: tuple) -> None:
-        # A shallow copy wears the operator: what reaches its pool is what the plain layer's stride samples.
-        functional = functional_site(layer)
-        geometry = functional.geometry(layer) if functional else geometry_of(layer)
-        twin = copy.copy(layer)
-        wear(twin, AsapSpec(geometry, "asap", "circular", "preserve"), site.mixin)
-        twin._pool = lambda x: hear(x) or AsapLayer._pool(twin, x)
-        twin.forward(*args)
+    def on_filter(self, call: Filtered, name: str, lines: tuple) -> None:
+        """The operator was used by a module."""
+        if call.kind == "lowpass":
+            self._last[name].append(call)
+        module = self._model.get_submodule(name)
+        if not is_converted(module):
+            return
+        y = call.y if call.kind == "lowpass" else resample(call.x, "lowpass", call.stride, call.window, call.boundary)
+        site = self.known.get(name)
+        if site is None:
+            kind = plain_class(module).__name__
+            what = f"{call.kind} / {'x'.join(map(str, call.stride))} in {kind}"
+            own_calls = issubclass(module.asap_mixin, AliasFreeCalls)
+            site = SamplingSite(self._key(name, lines if own_calls else ()), what, call.stride, SiteStatus.CONVERTED)
+        self._listener(site, y)
 
-    return hook
+    def on_operation(self, operation: Operation) -> None:
+        """Something made a grid coarser."""
+        name = operation.module
+        if operation.upsamples or any(samples(operation, call) for call in self._last.pop(name, ())):
+            return
+        module = self._model.get_submodule(name)
+        site = self.known.get(name)
+        if site is not None and site.status is not SiteStatus.CONVERTED:
+            return  # its hook has said so
+        status, reason = SiteStatus.UNHANDLED, "nothing converts it; see timm_asap.convert(model, example=...)"
+        if is_converted(module):
+            reason = "its module is converted, and samples what was not low-passed all the same"
+        elif operation.filters_itself:
+            status, reason = SiteStatus.LEFT, "PyTorch's own antialiasing, a low-pass already"
+        elif site_of(module) is not None or any(call.covers(operation.lines) for call in calls_in(module)):
+            status, reason = SiteStatus.PLAIN, ""
+        what = f"{operation.kind} / {operation.factor} in {plain_class(module).__name__}"
+        key = name if site_of(module) is not None else self._key(name, operation.lines)
+        self._listener(SamplingSite(key, what, operation.stride, status, reason), sampled_map(operation))

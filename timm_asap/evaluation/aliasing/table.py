@@ -30,8 +30,9 @@ def aliasing_table(results: dict[str, list[dict[str, Any]]]) -> ScreenTable:
     order = dict.fromkeys(site for rows in models.values() for site in rows)
     for site in order:
         cells = [_cell(rows.get(site), key) for rows in models.values() for key in ("above_nyquist", "folded")]
-        left = any(site in rows and rows[site]["status"] == "left" for rows in models.values())
-        table.add(site or "(root)", layers[site] + (" (left)" if left else ""), *cells)
+        states = {rows[site]["status"] for rows in models.values() if site in rows}
+        shown = "".join(f" ({status})" for status in ("left", "not handled") if status in states)
+        table.add(site or "(root)", layers[site] + shown, *cells)
     return table
 
 

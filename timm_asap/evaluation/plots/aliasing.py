@@ -23,7 +23,7 @@ _PANEL_WIDTH = 2.6
 
 @styled
 def draw_aliasing(records: Sequence[Record]) -> Figure:
-    """A row per downsampling site, a marker per model; hollow where conversion leaves the site as it is.
+    """A row per downsampling site, a marker per model; hollow where conversion leaves the site or cannot handle it.
 
     Args:
         records: Evaluation records with aliasing results.
@@ -94,7 +94,8 @@ def _draw_shares(
     style = {**series_style(number), "linestyle": ""}
     dodge = 0.2 * (number - (models - 1) / 2)
     for hollow in (False, True):
-        rows = [i for i, s in enumerate(sites) if s in results and (results[s]["status"] == "left") == hollow]
+        states = [results[s]["status"] if s in results else None for s in sites]
+        rows = [i for i, state in enumerate(states) if state and (state in ("left", "not handled")) == hollow]
         shares = [max(results[sites[row]][key], _FLOOR) for row in rows]
         face = {"markerfacecolor": "white"} if hollow else {"label": label}
         axis.plot(shares, [row + dodge for row in rows], **style, **face)

@@ -13,9 +13,8 @@ from dataclasses import replace
 from timm.models import reparameterize_model
 from torch import nn
 
-from timm_asap.functional_sites import functional_site
-from timm_asap.geometry import geometry_of
-from timm_asap.strided import AsapSpec, is_converted, mixin_for, unwear, wear
+from timm_asap.conversion.geometry import geometry_of
+from timm_asap.conversion.strided import AsapLayer, AsapSpec, attach, detach, is_converted, mixin_for
 
 __all__ = ["reparameterize"]
 
@@ -49,32 +48,32 @@ def reparameterize(model: nn.Module, inplace: bool = False) -> nn.Module:
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     if not inplace:
         model = copy.deepcopy(model)
-    # By name: the specification of what was converted, None for a strided layer that was left.
+    # By name: how what was converted downsamples, None for a strided layer that was left.
     specs: dict[str, AsapSpec | None] = {}
-    layers = {}
+    kept: dict[nn.Module, type[AsapLayer]] = {}
     for name, layer in list(model.named_modules()):
         if is_converted(layer):
-            specs[name], layers[layer] = unwear(layer), name
-        elif (geometry := geometry_of(layer)) and max(geometry.stride) > 1:
-            specs[name], layers[layer] = None, name
+            kept[layer] = layer.asap_mixin
+            specs[name] = detach(layer)
+        elif strides(layer):
+            specs[name] = None
 
+    before = {layer: name for name, layer in model.named_modules()}
     reparameterize_model(model, inplace=True)
 
     for name, layer in list(model.named_modules()):
-        if layer in layers:
-            spec, geometry = specs[layers[layer]], None
-        elif (geometry := geometry_of(layer)) and max(geometry.stride) > 1:
-            spec = _spec_of_fused(name, specs)
-        else:
-            continue
-        if spec is not None:
-            _wear_again(layer, replace(spec, geometry=geometry) if geometry else spec)
+        if layer in kept:
+            attach(layer, specs[before[layer]], kept[layer])
+        elif strides(layer) and layer not in before and (spec := _spec_of_fused(name, specs)) is not None:
+            geometry = geometry_of(layer)
+            attach(layer, replace(spec, geometry=geometry), mixin_for(layer, geometry, spec.layout))
     return model
 
 
-def _wear_again(layer: nn.Module, spec: AsapSpec) -> None:
-    site = functional_site(layer)
-    wear(layer, spec, site.mixin(spec.layout) if site else mixin_for(layer, spec.geometry, spec.layout))
+def strides(layer: nn.Module) -> bool:
+    """Whether a layer has a stride of more than one."""
+    geometry = geometry_of(layer)
+    return geometry is not None and geometry.strides
 
 
 def _spec_of_fused(name: str, specs: dict[str, AsapSpec | None]) -> AsapSpec | None:

@@ -1,0 +1,141 @@
+"""The operator as converted networks call it: over the trailing axes of a map, or any others, and watched on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+
+from timm_asap.resample import resample as _resample
+
+__all__ = [
+    "Filtered",
+    "in_float",
+    "is_hidden",
+    "opaque_to_fx",
+    "resample",
+    "resample_axes",
+    "unwatched",
+    "watching_filters",
+]
+
+Sizes = tuple[int, ...]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """One call of the operator.
+
+    Attributes:
+        x: What it was given; the grid's axes last.
+        y: What it gave.
+        kind: `"lowpass"` or `"pool"`.
+        stride: Per axis of the grid.
+        window: Window name.
+        boundary: Boundary name.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    kind: str
+    stride: Sizes
+    window: str
+    boundary: str
+
+
+# Whoever watches a forward pass: empty outside `watching_filters`.
+_watchers: list[Callable[[Filtered], None]] = []
+_hiding: list[bool] = []
+
+
+@contextmanager
+def watching_filters(watcher: Callable[[Filtered], None]) -> Iterator[None]:
+    """Call `watcher` with every use of the operator in this context."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def unwatched() -> AbstractContextManager:
+    """A context of which no watcher sees the operations, for what is run and not used."""
+    return _hidden() if _watchers else nullcontext()
+
+
+@contextmanager
+def _hidden() -> Iterator[None]:
+    _hiding.append(True)
+    try:
+        yield
+    finally:
+        _hiding.pop()
+
+
+def is_hidden() -> bool:
+    """Whether this is in :func:`unwatched`."""
+    return bool(_hiding)
+
+
+def opaque_to_fx(function: Callable[P, T]) -> Callable[P, T]:
+    """One node of a graph that `torch.fx` traces symbolically: the function's sizes are not known then."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, torch.fx.Proxy):
+                return value.tracer.create_proxy("call_function", call, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def in_float(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """A function of a map; of an int8 map, its values, quantized again as they were."""
+    if not x.is_quantized:
+        return function(x)
+    return torch.quantize_per_tensor(function(x.dequantize()), x.q_scale(), x.q_zero_point(), x.dtype)
+
+
+@opaque_to_fx
+def resample(x: torch.Tensor, kind: str, stride: Sizes, window: str, boundary: str) -> torch.Tensor:
+    """The low-pass or the pool over the last `len(stride)` axes of `x`. Arguments are trusted.
+
+    Args:
+        x: (..., *grid), with at least one axis before the grid's.
+        kind: `"lowpass"` or `"pool"`.
+        stride: Per axis of the grid.
+        window: Window name.
+        boundary: Boundary name.
+
+    Returns:
+        The low-passed or pooled maps, in the dtype and memory format of `x`.
+    """
+    y = in_float(lambda x: _resample(x, kind, stride, window, boundary), x)
+    for watcher in _watchers:
+        watcher(Filtered(x, y, kind, stride, window, boundary))
+    return y
+
+
+@opaque_to_fx
+def resample_axes(x: torch.Tensor, kind: str, axes: Sizes, stride: Sizes, window: str, boundary: str) -> torch.Tensor:
+    """:func:`resample` over any one, two or three axes of `x`, which come back where they were.
+
+    Args:
+        x: A tensor with at least one axis that is not among `axes`.
+        kind: `"lowpass"` or `"pool"`.
+        axes: Axes of the grid, none negative, in rising order.
+        stride: Per axis of the grid.
+        window: Window name.
+        boundary: Boundary name.
+    """
+    last = tuple(range(x.ndim - len(axes), x.ndim))
+    if tuple(axes) == last:
+        return resample(x, kind, stride, window, boundary)
+    return resample(x.movedim(axes, last), kind, stride, window, boundary).movedim(last, axes)
