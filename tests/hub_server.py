@@ -69,7 +69,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         request = Request(self.command, path, query, self.headers, self._read_body())
         if fault is not None and fault.status is not None:
-            response = Response(fault.status, b"injected")
+            response = Response(fault.status, b"injected", dict(fault.headers))
         elif fault is not None and fault.answer is not None:
             response = Response(200, fault.answer, {"Content-Type": "text/html"})
         else:

@@ -363,7 +363,7 @@ def test_a_folder_to_measure_on_is_not_trained_on(tmp_path):
     with pytest.raises(UserError, match="no split is called train among test: name one with --train-split"):
         load_dataset("imagefolder", tmp_path)
     assert len(load_dataset("imagefolder", tmp_path, measure_only=True).test) == 6
-    assert load_dataset("imagefolder", tmp_path, train_split="test").test_name == "held-out fifth, seed 0"
+    assert load_dataset("imagefolder", tmp_path, train_split="test").test_name == "held-out 2 images, seed 0"
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # `datasets` leaves the csv open

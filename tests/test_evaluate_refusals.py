@@ -52,7 +52,7 @@ def test_a_mistake_is_told_in_a_line(words, told, model_folder, tmp_path, capsys
     ("model", "told"),
     [
         ("resnet51", "unknown model 'resnet51': closest matches: resnet51q"),
-        ("resnet20_lowres", "has no pretrained weights: train it first, and give the run folder"),
+        ("resnet20_lowres", "resnet20_lowres has no pretrained weights; with weights: resnet20_lowres.fashion_mnist"),
         ("runs/none", "there is no folder runs/none: expected a run folder"),
     ],
 )

@@ -60,8 +60,8 @@ def _signal_in_attack(patch, call, *signals):
 
 def refusal(capsys, *words):
     assert main([str(word) for word in words]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1, err
+    *said, err = capsys.readouterr().err.splitlines()
+    assert all(line.startswith("timm-asap evaluate: ") for line in said), said  # where no bar is drawn
     return err
 
 
@@ -179,7 +179,4 @@ def test_a_terminal_without_letters_gets_one_clean_line(monkeypatch, capsys):
     """`LC_ALL=C PYTHONIOENCODING=ascii`: the frame of an error is drawn in dashes there."""
     monkeypatch.setattr("rich.console.Console.encoding", "ascii")
     assert main(["evaluate", "x", "--dataset", "digits", "--limit", "foo"]) == 2
-    assert capsys.readouterr().err == (
-        "timm-asap: error: --limit: no type matching {None}|INT could be instantiated from ['foo']; expected --limit "
-        "{None}|INT\n"
-    )
+    assert capsys.readouterr().err == ("timm-asap: error: --limit: got 'foo'; expected --limit INT\n")

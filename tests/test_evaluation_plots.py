@@ -134,7 +134,10 @@ def test_corruption_curves(two):
     assert curve(figure, 1, 0) == {0: 90, 1: 85, 2: 80, 3: 75, 4: 70, 5: 65}
     assert curve(figure, 0, 1) == {0: 80, 1: 70, 2: 60, 3: 50, 4: 40, 5: 30}
     assert "cifar parameters" in figure.get_supxlabel()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["resnet50_asap.a_long_recipe_in1k", "plain"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "resnet50_asap.a_long_recipe_in1k (1,000 images)",
+        "plain (1,000 images)",
+    ]
 
 
 def test_the_mean_takes_only_severities_that_are_complete():

@@ -15,6 +15,7 @@ from publishable_run import publishable_run
 from safetensors.torch import save
 from timm.models import save_for_hf
 
+from timm_asap.cli import main
 from timm_asap.errors import UserError
 from timm_asap.evaluation.models import open_model
 from timm_asap.healing.pair import load_pair
@@ -275,6 +276,47 @@ def test_every_way_to_open_a_model_takes_any_answer(served, tmp_path, monkeypatc
             assert (line is None) == (method == "HEAD" and "wrong_bytes" in fault), (fault, line)
         served.faults.clear()
     assert not [path for _, path, _ in served.requests if path.endswith((".bin", ".pth", ".pt"))]
+
+
+COMMANDS = {
+    "evaluate": ["evaluate", f"hf-hub:{REPO}", "--dataset", "digits", "--output", "out"],
+    "heal": ["heal", f"hf-hub:{REPO}", "--dataset", "digits", "--output", "out"],
+    "demo": ["demo", f"hf-hub:{REPO}", "--space", "out"],
+    "export": ["export", f"hf-hub:{REPO}", "--onnx", "out"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_says_it_in_a_line_and_writes_nothing(served, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    for method, fault, line in (
+        ("HEAD", {"answer": PAGE}, "is not an answer of the Hub"),
+        ("HEAD", {"status": 503}, "the Hub answered 503"),
+        ("GET", {"wrong_bytes": True}, "is not the file that the Hub states"),
+    ):
+        served.fail(method, r"/resolve/.*model\.safetensors", times=10**6, **fault)
+        assert main([*COMMANDS[command]]) == 2
+        err = [text for text in capsys.readouterr().err.splitlines() if text.startswith("timm-asap")]
+        assert len(err) == 1
+        assert line in err[0]
+        assert not (tmp_path / "out").exists()
+        served.faults.clear()
+    assert not [path for _, path, _ in served.requests if path.endswith((".bin", ".pth"))]
+
+
+def test_training_takes_no_wrong_bytes_either(served, tmp_path, monkeypatch, capsys):
+    from tiny_run import main as train
+
+    flags = ["--dataset", "digits", "--output", str(tmp_path / "run"), "--epochs", "1"]
+    for option in ("--model", "--teacher"):
+        served.fail("GET", r"/resolve/.*model\.safetensors", times=10**6, wrong_bytes=True)
+        model = [] if option == "--model" else ["--model", "resnet20_lowres"]
+        assert train([*flags, *model, option, f"hf-hub:{REPO}", *(["--pretrained"] if not model else [])]) == 2
+        err = capsys.readouterr().err
+        assert "is not the file that the Hub states" in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "second"))
 
 
 def test_a_tag_of_timm_is_compared_and_never_pickled(hub):

@@ -110,6 +110,16 @@ def test_an_answer_that_comes_byte_by_byte_has_an_end(hub, send, monkeypatch):
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("header", [{"Retry-After": "86400"}, {"ratelimit": '"api";r=0;t=86400'}])
+def test_a_pause_of_a_day_is_not_slept_through(hub, send, header):
+    for method, path in (("POST", "/preupload/"), ("HEAD", "/resolve/")):
+        hub.fail(method, path, times=10**6, status=429, headers=header)
+    hub.add_repo("you/other", {"config.json": "{}"})
+    for call in (send, lambda: load("hf-hub:you/other")):
+        with pytest.raises(UserError, match=r"in time \(it asks for a pause of 86,400 s\); run the same command again"):
+            call()
+
+
 def test_limits_are_those_of_our_calls_alone(hub, send):
     from huggingface_hub import get_session
 

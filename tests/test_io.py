@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 from contextlib import suppress
 
 import pytest
@@ -168,6 +169,17 @@ def _raise(error):
 def test_a_program_ends_in_one_line(error, code, told, capsys):
     assert run_program("p", lambda: _raise(error)) == code
     assert capsys.readouterr().err == told
+
+
+def test_ctrl_c_that_a_library_turned_into_another_error_is_one_line(capsys):
+    def half_imported():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise RecursionError("maximum recursion depth exceeded")
+
+    assert run_program("p", half_imported) == 130
+    assert capsys.readouterr().err == "p: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_mistake_of_ours_stays_a_traceback():

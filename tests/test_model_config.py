@@ -226,7 +226,7 @@ def test_memory_is_estimated_before_it_is_taken(folder, monkeypatch):
     write(folder, model_args={"num_classes": None})
     line = outcome(folder)
     assert re.search(
-        r"the network that its config\.json describes needs about 7\.0 GB of memory, and 1\.0 GB are free", line
+        r"the network that its config\.json describes needs about 3\.5 GB of memory, and 1\.0 GB are free", line
     )
     assert "for one image of 1 x 4096 x 4096, needs about 1.5 GB" in with_size(folder)
     monkeypatch.setattr(memory, "available_memory", lambda: None)  # a system that does not say

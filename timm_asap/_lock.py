@@ -21,7 +21,14 @@ from filelock import FileLock, Timeout
 from timm_asap._io import disk_errors, is_alive, remove_leftovers, write_text
 from timm_asap.errors import UserError
 
-__all__ = ["LOCK_FILES", "folder_lock", "locks_folder", "refuse_if_locked", "shared_folder_lock"]
+__all__ = [
+    "LOCK_FILES",
+    "folder_lock",
+    "locks_folder",
+    "refuse_if_locked",
+    "refuse_if_locked_by_another_launch",
+    "shared_folder_lock",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -94,22 +101,35 @@ def shared_folder_lock(folder: Path, program: str) -> Iterator[None]:
     Raises:
         UserError: In every process.
     """
+    with ExitStack() as stack:
+        _in_main_process(lambda: stack.enter_context(folder_lock(folder, program)))
+        yield
+
+
+def refuse_if_locked_by_another_launch(folder: Path) -> None:
+    """`refuse_if_locked` for the processes of one launch, which all call it: the main one looks for all.
+
+    Raises:
+        UserError: In every process.
+    """
+    _in_main_process(lambda: refuse_if_locked(folder))
+
+
+def _in_main_process(action: Callable[[], object]) -> None:
+    """Do something in the main process alone; where it refuses, every process does."""
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
-    state = PartialState()
-    with ExitStack() as stack:
-        refusal = [None]
-        if state.is_main_process:
-            try:
-                stack.enter_context(folder_lock(folder, program))
-            except UserError as error:
-                refusal = [str(error)]
-        if state.num_processes > 1:
-            broadcast_object_list(refusal)
-        if refusal[0] is not None:
-            raise UserError(refusal[0])
-        yield
+    state, refusal = PartialState(), [None]
+    if state.is_main_process:
+        try:
+            action()
+        except UserError as error:
+            refusal = [str(error)]
+    if state.num_processes > 1:
+        broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise UserError(refusal[0])
 
 
 def locks_folder(program: str) -> Callable[[Callable[P, T]], Callable[P, T]]:

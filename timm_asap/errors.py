@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from timm_asap.text import as_text
 
@@ -81,25 +85,56 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
         # a terminal that has no letter for a name shows its code, and the program goes on
         if hasattr(stream, "reconfigure") and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+    with _noticing_interrupts() as interrupted:
+        try:
+            return program() or 0
+        except KeyboardInterrupt as stop:
+            return _say(name, str(stop) or "interrupted", INTERRUPTED)
+        except Exception as error:
+            if interrupted and not isinstance(error, UserError):
+                # in the middle of an import, or of somebody's destructor, Ctrl-C becomes an error of any other kind
+                return _say(name, "interrupted", INTERRUPTED)
+            if isinstance(error, BrokenPipeError):
+                # who reads the output has gone, as `| head` does: nothing more can be said, by Python at its end either
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return REFUSED
+            if (line := _line(error)) is None:
+                raise
+            return _say(name, f"error: {line}", REFUSED)
+
+
+@contextmanager
+def _noticing_interrupts() -> Iterator[list[int]]:
+    """Ctrl-C within the block makes a list longer, besides its usual effect; a handler of somebody else stays."""
+    seen: list[int] = []
+
+    def notice(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    usual = threading.current_thread() is threading.main_thread()
+    usual = usual and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if usual:
+        signal.signal(signal.SIGINT, notice)
     try:
-        return program() or 0
-    except UserError as error:
+        yield seen
+    finally:
+        if usual:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _line(error: Exception) -> str | None:
+    """What to say of an error that a user can put right; None of any other."""
+    if isinstance(error, UserError):
         lines = [as_text(line) for line in error.args] or [""]
-        return _say(name, "\n".join([f"error: {lines[0]}", *lines[1:]]), REFUSED)
-    except KeyboardInterrupt as stop:
-        return _say(name, str(stop) or "interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # who reads the output has gone, as `| head` does: nothing more can be said, not even by Python at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return REFUSED
-    except RuntimeError as error:
-        # PyTorch's way to say that /dev/shm is full, as it is in containers that get 64 MB of it
-        if "file </torch_" not in str(error):
-            raise
-        return _say(name, f"error: no room in shared memory ({first_line(error)}): give /dev/shm more", REFUSED)
-    except OSError as error:
+        return "\n".join(lines)
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename is not None else ""
-        return _say(name, f"error: {where}{error.strerror or first_line(error)}", REFUSED)
+        return f"{where}{error.strerror or first_line(error)}"
+    # PyTorch's way to say that /dev/shm is full, as it is in containers that get 64 MB of it
+    if isinstance(error, RuntimeError) and "file </torch_" in str(error):
+        return f"no room in shared memory ({first_line(error)}): give /dev/shm more"
+    return None
 
 
 def _say(name: str, text: str, code: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -20,6 +20,7 @@ class Fault:
         path: Regular expression, searched for in the unquoted path with its query.
         times: How many requests it meets.
         status: Answer this HTTP status; nothing is carried out.
+        headers: With these headers.
         cut_after: Hang up after this many bytes of the request's body; of the response's body for GET.
         truncate_to: Answer only this many bytes, as if the file had no more.
         wrong_bytes: Answer as many bytes as wanted, the last four of them inverted.
@@ -46,6 +47,7 @@ class Fault:
     hold: bool = False
     answer: bytes | None = None
     rewrite: Callable[[bytes], bytes] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     silent: bool = False
     drip: bool = False
     reached: threading.Event = field(default_factory=threading.Event)

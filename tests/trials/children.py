@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import re
 import resource
 import select
 import signal
@@ -48,7 +49,9 @@ class Done:
 
 
 def _is_notice(line: str) -> bool:
-    """Progress of a library, and Python's own warnings with the line of code that they show."""
+    """What a program says while it works, progress of a library, and Python's own warnings with their line of code."""
+    if re.match(r"timm-asap \w+: ", line):
+        return True
     return "examples/s" in line or "files/s" in line or "Warning: " in line or line.startswith("  warnings.warn(")
 
 

@@ -98,7 +98,7 @@ def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
     import timm
     from timm.models import get_pretrained_cfg, split_model_name_tag
 
-    from timm_asap.zoo import create_model, is_shipped, is_twin, twin_names
+    from timm_asap.zoo import check_model_name, create_model, is_shipped, is_twin, twin_names
     from timm_asap.zoo.asap_twins import SUFFIX
 
     architecture, tag = split_model_name_tag(plain)
@@ -109,6 +109,7 @@ def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
     if is_shipped(named) and not is_twin(named):  # the tag of the twin means weights of its own
         cfg = get_pretrained_cfg(named).to_dict()
         overlay = {key: value for key, value in cfg.items() if key not in ("architecture", "tag")}
+    check_model_name(named, pretrained=True)
     try:
         model = create_model(twin, plain, pretrained=True, pretrained_cfg_overlay=overlay, **asdict(asap))
     except UserError as error:

@@ -24,8 +24,8 @@ _PACKAGE = Path(timm_asap.__file__).parent
 
 # What the package needs wherever it runs; Gradio comes from the Space's own sdk_version.
 _REQUIREMENTS = (
-    *("torch", "timm", "accelerate", "datasets", "filelock", "huggingface-hub", "jinja2", "matplotlib"),
-    *("numpy", "pillow", "pyyaml", "rich", "safetensors", "scikit-learn", "tyro"),
+    *("torch", "timm", "accelerate", "datasets", "docstring-parser", "filelock", "huggingface-hub", "jinja2"),
+    *("matplotlib", "numpy", "pillow", "pyyaml", "rich", "safetensors", "scikit-learn", "tyro"),
 )
 
 _APP = '''"""Alias-free downsampling beside plain strides. Written by `timm-asap demo --space`."""
@@ -50,7 +50,7 @@ app = build_app(
 )
 
 if __name__ == "__main__":
-    launch(app)
+    launch(app, quiet=False)
 '''
 
 _README = """---

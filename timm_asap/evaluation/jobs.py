@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from timm_asap._lock import refuse_if_locked
+from timm_asap._lock import refuse_if_locked_by_another_launch
 from timm_asap.adversarial import PixelModel
 from timm_asap.data import Split
 from timm_asap.data.labels import choose_classes, match_labels
@@ -143,7 +143,7 @@ def prepare(
     config, notes = settle_size(config, data, opened.input_size)
     cells = make_cells(config, data, opened.input_size)
     folder = opened.folder if config.output is None and opened.folder is not None else config.output_folder(name)
-    refuse_if_locked(folder)
+    refuse_if_locked_by_another_launch(folder)
     configuration = _configuration(config, opened, data)
     measured, earlier = _earlier(config, folder, configuration)
     job = Job(

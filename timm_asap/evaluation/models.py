@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +79,7 @@ def open_model(name: str) -> OpenedModel:
         raise UserError(f"{name} is no classifier: its num_classes is {network.num_classes}")
     own = network.pretrained_cfg
     architecture = own["architecture"]
-    names, channels = own.get("label_names"), own["input_size"][0]
+    names = own.get("label_names")
     asap = None
     if is_twin(architecture):
         keys = AsapOptions.__dataclass_fields__
@@ -91,8 +90,8 @@ def open_model(name: str) -> OpenedModel:
         architecture=architecture,
         asap=asap,
         input_size=tuple(own["input_size"]),
-        mean=_per_channel(own["mean"], channels),
-        std=_per_channel(own["std"], channels),
+        mean=tuple(own["mean"]),
+        std=tuple(own["std"]),
         interpolation=own["interpolation"],
         crop_pct=own["crop_pct"],
         label_names=tuple(names) if names and len(names) == network.num_classes else None,
@@ -109,8 +108,3 @@ def short_name(name: str) -> str:
 def weights_sha256(network: nn.Module) -> str:
     """SHA-256 over the state dict: of each entry in alphabetical order its name, dtype, shape and bytes."""
     return state_sha256(network.state_dict())
-
-
-def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """One for each channel; a configuration may hold one for all."""
-    return tuple(values) * channels if len(values) == 1 else tuple(values)

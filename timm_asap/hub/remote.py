@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from timm_asap.zoo.hub_client import TRIES, ask, check_repo, refuse_answer
 __all__ = ["SLOWEST_BYTES_PER_S", "Remote"]
 
 T = TypeVar("T")
+
+_HASH = re.compile(r"[\w.-]{1,200}")
 
 SLOWEST_BYTES_PER_S = 50_000
 """Bytes per second of the slowest connection that an upload or a download is waited for."""
@@ -117,7 +120,7 @@ class Remote:
 
     def _checked(self, info: ModelInfo) -> ModelInfo:
         sha = info.sha
-        if not isinstance(sha, str) or not sha.isalnum():
+        if not isinstance(sha, str) or not _HASH.fullmatch(sha):
             refuse_answer(self.repo, "expected the hash of its newest commit")
         return info
 
@@ -137,7 +140,7 @@ class Remote:
         found = self._ask(look, revision, tries=1)  # the client repeats what comes in pages
         for item in found:
             digest = item.lfs.sha256 if item.lfs else item.blob_id
-            if not (isinstance(item.path, str) and isinstance(digest, str) and digest.isalnum()):
+            if not (isinstance(item.path, str) and isinstance(digest, str) and _HASH.fullmatch(digest)):
                 refuse_answer(self.repo, "expected the path and the digest of each file")
         return found
 
@@ -191,7 +194,7 @@ class Remote:
             warnings.filterwarnings("ignore", message="Warnings while validating metadata", category=UserWarning)
             # what is uploaded is repeated by the client itself; a commit must not be, it might be made twice
             made = ask(send, self.repo, revision, tries=1, wait_s=size / SLOWEST_BYTES_PER_S)
-        if not isinstance(made.oid, str) or not made.oid.isalnum():
+        if not isinstance(made.oid, str) or not _HASH.fullmatch(made.oid):
             refuse_answer(self.repo, "expected the hash of the commit; it may have been made")
         return made
 

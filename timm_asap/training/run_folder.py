@@ -27,8 +27,8 @@ OTHER_RECORDS = (
 _FILES = ("run.json", "metrics.jsonl", "result.json", *MODEL_FILES, *OTHER_RECORDS)
 _FOLDERS = ("checkpoints", "plots", "publish", "tracker")
 
-# What a run came to: a folder without any of it has nothing to lose.
-_REACHED = ("checkpoints", "metrics.jsonl", "result.json", *MODEL_FILES, *OTHER_RECORDS)
+# What a run came to: a folder with none of it, and no checkpoint, has nothing to lose.
+_REACHED = ("result.json", *MODEL_FILES, *OTHER_RECORDS)
 
 # Files that mark a folder as one of this package, where there is no config.yaml.
 _MARKS = {"heal.json": "a healed model", "adapt.json": "an adapted model", "evaluation.json": "an evaluation"}
@@ -94,7 +94,8 @@ class RunFolder:
         return next((what for name, what in _MARKS.items() if (self.path / name).is_file()), None)
 
     def _reached_something(self) -> bool:
-        return any(os.path.lexists(self.path / name) for name in _REACHED) or self._replaces
+        there = any(os.path.lexists(self.path / name) for name in _REACHED)
+        return there or bool(self.checkpoints.files()) or self._replaces
 
     def start(self, config_yaml: str, facts: dict[str, Any]) -> None:
         """Begin a new run. What was here is moved aside, links as they are, until the run has a checkpoint.
@@ -199,8 +200,8 @@ class RunFolder:
         self._write_start(config_yaml, facts)
 
     def _write_start(self, config_yaml: str, facts: dict[str, Any]) -> None:
+        write_text(self.config_yaml, config_yaml)  # first: it alone marks the folder as a run's
         write_json(self.run_json, facts)
-        write_text(self.config_yaml, config_yaml)
 
     def facts(self) -> dict[str, Any]:
         """What run.json holds; nothing where there is none, or it is damaged."""

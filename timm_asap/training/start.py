@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from timm_asap import threads
-from timm_asap._lock import refuse_if_locked, shared_folder_lock
+from timm_asap._lock import refuse_if_locked_by_another_launch, shared_folder_lock
 from timm_asap.adversarial import PixelModel
 from timm_asap.errors import UserError
 from timm_asap.training.config import TrainConfig
@@ -50,7 +50,7 @@ def start_run(config: TrainConfig) -> Run:
     accelerator = _create_accelerator(config)
     set_seed(config.seed)
     folder = RunFolder(config.run_folder, config.keep_checkpoints)
-    refuse_if_locked(folder.path)
+    refuse_if_locked_by_another_launch(folder.path)
     plan = make_plan(config, accelerator.num_processes)
     folder.check(resume=config.resume, overwrite=config.overwrite)
     chosen = _settle_threads(plan, folder, accelerator)

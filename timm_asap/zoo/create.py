@@ -21,7 +21,7 @@ from timm_asap.text import as_text
 from timm_asap.zoo.downloads import CONFIG, WEIGHTS, fetch
 from timm_asap.zoo.hub_client import split_revision
 from timm_asap.zoo.memory import check_memory, image_memory
-from timm_asap.zoo.model_config import ModelConfig, read_model_config
+from timm_asap.zoo.model_config import read_model_config
 
 __all__ = ["check_model_name", "create_model", "load", "model_folder"]
 
@@ -173,11 +173,14 @@ def _create_from_hub(place: str, shown: str, pretrained: bool, kwargs: dict[str,
 def _create_from_folder(folder: Path, shown: str, pretrained: bool, kwargs: dict[str, Any]) -> nn.Module:
     config = read_model_config(folder / CONFIG, shown)
     name = f"{_FOLDER}:{folder}"
-    _check_size(name, shown, config, pretrained, kwargs)
+    _check_size(name, shown, folder / WEIGHTS if pretrained else None, kwargs)
     # the keywords are a stranger's: what they raise within timm has no end
     model = _build(name, shown, (Exception,), pretrained=pretrained, **kwargs)
+    own = model.pretrained_cfg
     if config.label_names is not None and getattr(model, "num_classes", None) == len(config.label_names):
-        model.pretrained_cfg["label_names"] = config.label_names
+        own["label_names"] = config.label_names
+    for key in ("mean", "std"):  # a configuration may hold one for all channels
+        own[key] = tuple(own[key]) * (own["input_size"][0] if len(own[key]) == 1 else 1)
     return model
 
 
@@ -205,14 +208,14 @@ def _create_from_tag(name: str, shown: str, kwargs: dict[str, Any]) -> nn.Module
     return model
 
 
-def _check_size(name: str, shown: str, config: ModelConfig, pretrained: bool, kwargs: dict[str, Any]) -> None:
+def _check_size(name: str, shown: str, weights: Path | None, kwargs: dict[str, Any]) -> None:
     """Build it without data first: what it would take is known before it is taken."""
     with torch.device("meta"):
         model = _build(name, shown, (Exception,), pretrained=False, **kwargs)
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     what = f"{shown}: the network that its config.json describes"
-    check_memory(2 * size if pretrained else size, what)
+    check_memory(size if weights is None else size + weights.stat().st_size, what)
     input_size = model.pretrained_cfg.get("input_size")
     if input_size is not None:
         check_memory(image_memory(input_size), f"{what}, for one image of {' x '.join(map(str, input_size))},")

@@ -53,6 +53,8 @@ DEADLINE_S = 180.0
 """Seconds after which a call is given up, its repetitions and a server that drips byte by byte included."""
 WHILE_IT_COMES = 7 * 24 * 3600.0
 """Seconds that a download of unknown size may take besides, as long as bytes come."""
+LONGEST_PAUSE_S = 60
+"""Seconds that the Hub may ask to be left alone before the next try."""
 TRIES = 3
 """How often a question is put that gets no answer."""
 
@@ -210,15 +212,29 @@ def _limit_request(request: Any) -> None:
         request.extensions = {**request.extensions, "timeout": limits}
 
 
+def _refuse_pause(response: Any) -> None:
+    """Give up where the Hub asks for a long pause: the client would sleep for as long as it is told to."""
+    if not _running or response.status_code not in (429, 503):
+        return
+    pauses = [
+        response.headers.get("retry-after", ""),
+        *re.findall(r"\bt\s*=\s*(\d+)", response.headers.get("ratelimit", "")),
+    ]
+    longest = max((int(pause) for pause in pauses if pause.strip().isdecimal()), default=0)
+    if longest > LONGEST_PAUSE_S:
+        raise _OutOfTimeError(f"it asks for a pause of {longest:,} s")
+
+
 def _wait_s() -> float:
     """Longer where the user told the client so."""
     return max(WAIT_S, constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
 
 def _within(function: Callable[[], T], end: float, limit_s: float) -> T:
-    hooks = get_session().event_hooks["request"]
-    if _limit_request not in hooks:
-        hooks.append(_limit_request)
+    hooks = get_session().event_hooks
+    for kind, hook in (("request", _limit_request), ("response", _refuse_pause)):
+        if hook not in hooks[kind]:
+            hooks[kind].append(hook)
     call = _Call(function)
     _running.add(call)
     call.thread.start()

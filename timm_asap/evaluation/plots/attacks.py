@@ -8,7 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from timm_asap.evaluation.plots.records import Record, Result, clean_of, interval_band, model_names, results_of
+from timm_asap.evaluation.plots.records import (
+    Record,
+    Result,
+    clean_of,
+    interval_band,
+    labelled,
+    model_names,
+    results_of,
+)
 from timm_asap.training.figures import legend_above, new_figure, series_style, styled
 
 __all__ = ["draw_attacks"]
@@ -45,8 +53,7 @@ def draw_attacks(records: Sequence[Record]) -> Figure:
             curve = sorted((r for r in _drawn(record) if _attack(r) == attack), key=lambda result: result["eps"])
             eps |= {result["eps"] for result in curve}
             images = {result["images"] for result in curve}
-            label = f"{model} ({', '.join(f'{n:,}' for n in sorted(images))} images)" if images else model
-            _draw(axis, curve, _start(record, images), number, label)
+            _draw(axis, curve, _start(record, images), number, labelled(model, curve))
         _label(axis, attack, sorted(eps))
     for axis in axes[: len(attacks) : columns]:
         axis.set_ylabel("robust accuracy (percent)")

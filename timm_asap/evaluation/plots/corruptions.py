@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from timm_asap.evaluation.plots.records import Record, Result, clean_of, interval_band, model_names, results_of
+from timm_asap.evaluation.plots.records import (
+    Record,
+    Result,
+    clean_of,
+    interval_band,
+    labelled,
+    model_names,
+    results_of,
+)
 from timm_asap.training.figures import legend_above, panels, series_style, styled
 
 __all__ = ["draw_corruptions"]
@@ -33,6 +41,7 @@ def draw_corruptions(records: Sequence[Record]) -> Figure:
     figure, axes = panels(len(names) + with_mean, _COLUMNS, _PANEL_WIDTH)
     for number, (record, model) in enumerate(zip(records, model_names(records), strict=True)):
         curves = {name: _curve(record, name) for name in names}
+        model = labelled(model, _corrupted(record))
         if with_mean:
             _draw_mean(axes[0], list(curves.values()), number, model)
         for axis, curve in zip(axes[with_mean:], curves.values(), strict=True):

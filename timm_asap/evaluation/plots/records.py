@@ -9,7 +9,7 @@ from typing import Any
 
 from timm_asap.text import plain_text
 
-__all__ = ["Record", "Result", "clean_of", "interval_band", "model_names", "results_of"]
+__all__ = ["Record", "Result", "clean_of", "interval_band", "labelled", "model_names", "results_of"]
 
 #: An evaluation.json.
 Record = dict[str, Any]
@@ -26,6 +26,12 @@ def model_names(records: Sequence[Record]) -> list[str]:
         seen[name] += 1
         unique.append(f"{name} ({seen[name]})" if counts[name] > 1 else name)
     return unique
+
+
+def labelled(model: str, results: Sequence[Result]) -> str:
+    """A curve's name: the model, and on how many images."""
+    counts = sorted({result["images"] for result in results if "images" in result})
+    return f"{model} ({', '.join(f'{count:,}' for count in counts)} images)" if counts else model
 
 
 def results_of(record: Record, measure: str) -> list[Result]:

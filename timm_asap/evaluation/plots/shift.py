@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from timm_asap.evaluation.plots.records import Record, interval_band, model_names, results_of
+from timm_asap.evaluation.plots.records import Record, interval_band, labelled, model_names, results_of
 from timm_asap.training.figures import legend_above, new_figure, series_style, styled
 
 __all__ = ["draw_shift"]
@@ -32,7 +32,8 @@ def draw_shift(records: Sequence[Record]) -> Figure:
             )
             x = [result["pixels"] for result in curve]
             pixels.update(x)
-            axis.plot(x, [result["consistency"] for result in curve], label=model, **series_style(number))
+            label = labelled(model, results_of(record, "shift"))
+            axis.plot(x, [result["consistency"] for result in curve], label=label, **series_style(number))
             low, high = interval_band(curve, "consistency")
             axis.fill_between(x, low, high, color=series_style(number)["color"], alpha=0.15, linewidth=0)
         axis.set_title(f"{kind} shift")
