@@ -286,6 +286,16 @@ def test_the_pass_leaves_the_model_as_it_was():
     assert not model[0]._forward_hooks
 
 
+def test_what_only_noise_reaches_is_found_by_the_check():
+    class Careful(nn.Module):
+        def forward(self, x):
+            return F.max_pool2d(x, 2) if x.abs().max() > 1 else x
+
+    report = convert(Careful(), example=torch.zeros(1, 3, 8, 8))
+    assert not report.complete
+    assert "max-pool / 2 in Careful" in report.unhandled[0].layer
+
+
 def test_an_error_in_the_checking_pass_undoes_everything():
     class Once(nn.Module):
         def __init__(self):

@@ -68,8 +68,8 @@ class HeadFirst(nn.Module):
         return self.head(self.backbone(x))
 
 
-def vit():
-    return timm.create_model("test_vit", img_size=64)
+def vit(channels=3):
+    return timm.create_model("test_vit", img_size=64, in_chans=channels)
 
 
 STEMS = {
@@ -77,6 +77,7 @@ STEMS = {
     "student and teacher": (Distillation, 3, {"models.student.proj", "models.teacher.proj"}),
     "head first": (HeadFirst, 3, {"backbone.proj"}),
     "adapter of channels": (lambda: nn.Sequential(nn.Conv2d(4, 3, 1), Patches()), 4, {"1.proj"}),
+    "a ViT of many channels": (lambda: nn.Sequential(nn.Conv2d(3, 12, 1), vit(12)), 3, {"1.patch_embed.proj"}),
     "adapter before a ViT": (lambda: nn.Sequential(nn.Conv2d(4, 3, 1), vit()), 4, {"1.patch_embed.proj"}),
 }
 
