@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AsapPool2d",
     "LowPass2d",
+    "adapt",
     "asap_pool2d",
     "convert",
     "heal",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 # What most programs do not need is imported when it is first asked for.
-_LAZY = {"heal": "timm_asap.healing", "load": "timm_asap.hub"}
+_LAZY = {"adapt": "timm_asap.healing.adapt", "heal": "timm_asap.healing", "load": "timm_asap.hub"}
 
 
 def __getattr__(name: str) -> Any:

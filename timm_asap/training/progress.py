@@ -18,9 +18,13 @@ class ProgressDisplay:
         steps_per_epoch: Optimizer steps per epoch.
         batch_size: Images per optimizer step.
         silent: Show nothing: every process but the main one.
+        measure: What to call the percentage of images that are right: without labels it is no accuracy.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, silent: bool = False) -> None:
+    def __init__(
+        self, epochs: int, steps_per_epoch: int, batch_size: int, silent: bool = False, measure: str = "accuracy"
+    ) -> None:
+        self.measure = measure
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
@@ -77,7 +81,7 @@ class ProgressDisplay:
         self.bar.update(
             self.task,
             completed=epoch * self.steps_per_epoch + steps,
-            figures=f"loss {loss:.3f}  accuracy {accuracy:.1f} %  {images_per_s:,.0f} images/s",
+            figures=f"loss {loss:.3f}  {self.measure} {accuracy:.1f} %  {images_per_s:,.0f} images/s",
         )
 
     def show_epoch(self, record: dict[str, Any]) -> None:

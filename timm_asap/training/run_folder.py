@@ -17,6 +17,7 @@ from timm_asap.training.files import replace_text
 _FILES = (
     *("run.json", "metrics.jsonl", "result.json", "model.safetensors", "config.json", "README.md"),
     *("evaluation.json", "evaluation.safetensors", "evaluation.partial.safetensors", "comparison.json", "heal.json"),
+    "adapt.json",
 )
 _FOLDERS = ("checkpoints", "plots", "publish", "tracker")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,11 +28,17 @@ from timm_asap.training.state import restore_state
 from timm_asap.training.tracking import check_tracker, start_tracker
 
 
-def start_run(config: TrainConfig) -> Run:
+def start_run(
+    config: TrainConfig,
+    plan_for: Callable[[TrainConfig], Plan] = make_plan,
+    records_of: Callable[[Plan, Accelerator], tuple[str, dict[str, Any]]] | None = None,
+) -> Run:
     """Put together what was asked for; the folder is written to only when all of it fits.
 
     Args:
         config: The run.
+        plan_for: Gives the data and the networks.
+        records_of: Gives the text of config.yaml and the contents of run.json; by default those of `train.py`.
 
     Raises:
         UserError: If it cannot be run.
@@ -39,13 +46,17 @@ def start_run(config: TrainConfig) -> Run:
     check_tracker(config.tracker)
     accelerator = _create_accelerator(config)
     set_seed(config.seed)
-    plan = make_plan(config)
+    plan = plan_for(config)
     folder = RunFolder(plan.config.run_folder, plan.config.keep_checkpoints)
     folder.check(resume=config.resume, overwrite=config.overwrite)
     accelerator.wait_for_everyone()  # every process has looked before one of them writes
     run = _prepare(plan, folder, accelerator)
-    _continue_or_begin(run)
+    _continue_or_begin(run, records_of or _records)
     return run
+
+
+def _records(plan: Plan, accelerator: Accelerator) -> tuple[str, dict[str, Any]]:
+    return to_yaml(plan.config), run_facts(plan, accelerator)
 
 
 def _create_accelerator(config: TrainConfig) -> Accelerator:
@@ -122,7 +133,11 @@ def _prepare(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> Run:
         val_loader=val_loader,
         test_loader=test_loader,
         display=ProgressDisplay(
-            config.epochs, batches_per_epoch, config.batch_size, silent=not accelerator.is_main_process
+            config.epochs,
+            batches_per_epoch,
+            config.batch_size,
+            silent=not accelerator.is_main_process,
+            measure="accuracy" if plan.labelled else "agreement",
         ),
         batches_per_epoch=batches_per_epoch,
         ema=ema,
@@ -131,7 +146,7 @@ def _prepare(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> Run:
     )
 
 
-def _continue_or_begin(run: Run) -> None:
+def _continue_or_begin(run: Run, records_of: Callable[[Plan, Accelerator], tuple[str, dict[str, Any]]]) -> None:
     """Take up the newest checkpoint where the run is continued, and write the first records."""
     run.sums = EpochSums(losses=torch.zeros(run.batches_per_epoch, device=run.accelerator.device))
     found = run.folder.checkpoints.newest() if run.plan.config.resume else None
@@ -143,7 +158,7 @@ def _continue_or_begin(run: Run) -> None:
         run.saved_epoch = run.position.epoch
     if not run.accelerator.is_main_process:
         return
-    text, facts = to_yaml(run.plan.config), run_facts(run.plan, run.accelerator)
+    text, facts = records_of(run.plan, run.accelerator)
     if found is None:
         run.folder.start(text, facts)
     else:
