@@ -69,22 +69,57 @@ class ImageFiles:
         )
 
 
-def load_images(folder: Path | str, side: int, *, skip_unreadable: bool = False) -> ImageDataset:
+def load_images(
+    folder: Path | str, side: int, *, held_out: Path | str | None = None, skip_unreadable: bool = False
+) -> ImageDataset:
     """Every image file under a folder, as a data set without classes.
-
-    A fifth of the images, 500 at most, are its test split; which ones depends on the number of images alone.
 
     Args:
         folder: Looked through with all that is under it; hidden files are left out.
         side: Of the square that a network takes, in pixels.
+        held_out: Folder of the images of the test split; by default a fifth of those of `folder`, 500 at most, which
+            depends on their number alone.
         skip_unreadable: Leave out files that cannot be read, with one warning, instead of refusing them.
 
     Raises:
         UserError: There are fewer than two images, one cannot be read, or one is smaller than `side`.
     """
     folder = Path(folder).expanduser()
+    files = _list_images("--images", folder, side, skip_unreadable)
+    if held_out is not None:
+        train, test = files, _list_images("--held-out", Path(held_out).expanduser(), side, skip_unreadable)
+        test_name = f"images of the folder {Path(held_out).expanduser().resolve().name}"
+    elif len(files) < 2:
+        raise UserError(f"--images {folder}: expected at least 2 images, one of them to measure on; found {len(files)}")
+    else:
+        order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
+        aside = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT * len(files))))
+        train, test = files.select(order[aside:].sort().values), files.select(order[:aside].sort().values)
+        test_name = "held-out images"
+    return ImageDataset(
+        name=folder.resolve().name,
+        label_names=("unlabelled",),
+        train=train,
+        test=test,
+        test_name=test_name,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        image_size=(3, side, side),
+        source=f"{len(files):,} images without labels of the folder {folder.resolve().name}",
+    )
+
+
+def _list_images(given: str, folder: Path, side: int, skip_unreadable: bool) -> ImageFiles:
+    """The images under a folder, each looked at once.
+
+    Args:
+        given: The flag that named the folder.
+        folder: The folder.
+        side: Least length of a side, in pixels.
+        skip_unreadable: Leave out files that cannot be read.
+    """
     if not folder.is_dir():
-        raise UserError(f"--images {folder}: expected a folder of images, there is none")
+        raise UserError(f"{given} {folder}: expected a folder of images, there is none")
     paths = sorted(
         path
         for path in folder.rglob("*")
@@ -92,7 +127,7 @@ def load_images(folder: Path | str, side: int, *, skip_unreadable: bool = False)
     )
     if not paths:
         raise UserError(
-            f"--images {folder}: expected image files ({', '.join(sorted(IMAGE_SUFFIXES))}) under it, found none"
+            f"{given} {folder}: expected image files ({', '.join(sorted(IMAGE_SUFFIXES))}) under it, found none"
         )
     kept, good, unreadable, small = [], [], [], []
     size, limit = 0, round(_KEPT_SIDE * side)
@@ -101,7 +136,7 @@ def load_images(folder: Path | str, side: int, *, skip_unreadable: bool = False)
             image = _read(path)
         except ImageFileError as error:
             if not skip_unreadable:
-                raise UserError(f"--images: {error}, or add --skip-unreadable") from error
+                raise UserError(f"{given}: {error}, or add --skip-unreadable") from error
             unreadable.append(path)
             continue
         if min(image.size) < side:
@@ -114,27 +149,14 @@ def load_images(folder: Path | str, side: int, *, skip_unreadable: bool = False)
     if small:
         path, (width, height) = small[0]
         raise UserError(
-            f"--images {folder}: expected images of at least {side} x {side} pixels, the network's input; {len(small)} "
+            f"{given} {folder}: expected images of at least {side} x {side} pixels, the network's input; {len(small)} "
             f"of {len(paths)} are smaller, first {path.name} of {width} x {height}: remove them"
         )
+    if not good:
+        raise UserError(f"{given} {folder}: none of {len(paths)} image files can be read")
     if unreadable:
         warnings.warn(f"{len(unreadable)} of {len(paths)} files cannot be read and are left out", stacklevel=2)
-    if len(good) < 2:
-        raise UserError(f"--images {folder}: expected at least 2 images, one of them to measure on; found {len(good)}")
-    files = ImageFiles(tuple(good), torch.zeros(len(good), dtype=torch.int64), tuple(kept), limit)
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
-    aside = min(_MOST_HELD_OUT, max(1, round(_HELD_OUT * len(files))))
-    return ImageDataset(
-        name=folder.resolve().name,
-        label_names=("unlabelled",),
-        train=files.select(order[aside:].sort().values),
-        test=files.select(order[:aside].sort().values),
-        test_name="held-out images",
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        image_size=(3, side, side),
-        source=f"{len(files):,} images without labels of the folder {folder.resolve().name}",
-    )
+    return ImageFiles(tuple(good), torch.zeros(len(good), dtype=torch.int64), tuple(kept), limit)
 
 
 def _read(path: Path) -> Image.Image:

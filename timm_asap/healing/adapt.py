@@ -37,15 +37,12 @@ from timm_asap.training.options.flags import Precision, check_range
 from timm_asap.training.plan import Plan
 from timm_asap.training.plots import learning_curves
 from timm_asap.training.run import Run
-from timm_asap.training.run_folder import RunFolder
+from timm_asap.training.run_folder import ADAPTATION, RunFolder
 from timm_asap.training.saving import save_checkpoint
 from timm_asap.training.start import start_run
 from timm_asap.zoo import AsapOptions, create_model
 
-__all__ = ["RECORD", "AdaptConfig", "AdaptResult", "adapt", "run_adaptation"]
-
-RECORD = "adapt.json"
-"""The record of an adaptation in its run folder."""
+__all__ = ["AdaptConfig", "AdaptResult", "adapt", "run_adaptation"]
 
 _STEM = {"auto": "auto", "true": True, "false": False}
 
@@ -72,6 +69,8 @@ class AdaptConfig:
     """A pretrained model of timm such as resnet50.a1_in1k, its twin, a run folder, or hf-hub:NAME."""
     images: str | None = None
     """Folder of images, of any kind and without labels; looked through with all that is under it."""
+    held_out: str | None = None
+    """Folder of images to measure fidelity on; by default a fifth of --images, which is then not trained on."""
     dataset: str | None = None
     """Instead of --images: a data set as train.py names it; its labels are ignored."""
     data_dir: str | None = None
@@ -90,7 +89,7 @@ class AdaptConfig:
     """Time to train for, as a step is timed at the start; 30 by default."""
     batch_size: int = 32
     """Images per optimizer step, over all processes together."""
-    lr: float = 1e-3
+    lr: float = 3e-4
     """Peak learning rate of AdamW; a cosine brings it to 0."""
     features: float = 0.0
     """Weight of the relative squared distance between both networks' maps after each alias-free layer."""
@@ -131,13 +130,15 @@ class AdaptConfig:
         check_range(self, "features mixup num_workers seed", 0)
         check_range(self, "crop_scale", 0, 1, open_low=True)
         check_range(self, "train_image_size", 16)
-        for name in ("images", "data_dir", "output"):
+        for name in ("images", "held_out", "data_dir", "output"):
             if getattr(self, name) is not None and not getattr(self, name).strip():
                 raise UserError(f"{flag(name)} is empty: expected a folder")
         if self.steps is not None and self.minutes is not None:
             raise UserError("--steps and --minutes both say how long: give only one of them")
         if self.images is not None and self.dataset is not None:
             raise UserError("--images and --dataset both name the images: give only one of them")
+        if self.held_out is not None and self.images is None:
+            raise UserError("--held-out goes with --images: a data set has a test split of its own")
         if self.resume and self.overwrite:
             raise UserError("--resume continues a run and --overwrite replaces it: give only one of them")
         if self.stem is not None and self.stem not in _STEM:
@@ -253,7 +254,7 @@ def run_adaptation(
     run = start_run(plan.config, lambda _: plan, lambda plan, accelerator: _records(config, plan, accelerator))
     if starts and run.accelerator.is_main_process:
         record = {"before": asdict(before), "healed_first": None if report is None else str(report)}
-        replace_text(folder.path / RECORD, json.dumps(record, indent=2) + "\n")
+        replace_text(folder.path / ADAPTATION, json.dumps(record, indent=2) + "\n")
         folder.add_metrics({"epoch": 0, "step": 0, **_shown(started_at)})
         run.display.say(f"before: {before}")
         if report is not None and report.changed:
@@ -318,7 +319,9 @@ def _load_images(config: AdaptConfig, pair: _Pair, tensor: torch.Tensor | None) 
     elif config.images is not None:
         if channels != 3:
             raise UserError(f"--images holds colour images, {config.model} takes {channels} channels: give --dataset")
-        dataset = load_images(config.images, max(size), skip_unreadable=config.skip_unreadable)
+        dataset = load_images(
+            config.images, max(size), held_out=config.held_out, skip_unreadable=config.skip_unreadable
+        )
     elif config.dataset is not None:
         dataset = data.load_dataset(
             config.dataset,
@@ -540,7 +543,7 @@ def _as_it_was_started(config: AdaptConfig, folder: RunFolder) -> AdaptConfig:
     if not folder.config_yaml.is_file():
         return config
     recorded = yaml.safe_load(folder.config_yaml.read_text(encoding="utf-8"))
-    if not isinstance(recorded, dict) or not (folder.path / RECORD).is_file():
+    if not isinstance(recorded, dict) or not (folder.path / ADAPTATION).is_file():
         raise UserError(f"{folder.path} holds no adaptation: --resume continues what timm-asap adapt began")
     usual = AdaptConfig()
     for name, before in recorded.items():
@@ -594,7 +597,7 @@ def _finish(
     folder, plan = run.folder, run.plan
     trained = run.network_on_cpu()
     if run.accelerator.is_main_process and not stopped:
-        record = json.loads((folder.path / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder.path / ADAPTATION).read_text(encoding="utf-8"))
         record |= {
             "model": cut_path(config.model),
             "teacher": plan.config.teacher,
@@ -605,7 +608,7 @@ def _finish(
             "steps": run.position.step,
             "after": asdict(after),
         }
-        replace_text(folder.path / RECORD, json.dumps(record, indent=2) + "\n")
+        replace_text(folder.path / ADAPTATION, json.dumps(record, indent=2) + "\n")
         folder.write_result({"epoch": run.position.epoch, "step": run.position.step, **_shown(after)})
     run.accelerator.wait_for_everyone()
     if network is not None and not stopped:

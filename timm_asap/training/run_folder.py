@@ -12,12 +12,15 @@ from timm_asap.errors import UserError
 from timm_asap.training.checkpoints import CheckpointFolder
 from timm_asap.training.files import replace_text
 
+#: The record of an adaptation, beside config.yaml.
+ADAPTATION = "adapt.json"
+
 # All that a run writes besides config.yaml, whose presence marks a folder as a run's: --overwrite removes these,
 # replaces that, and touches nothing else.
 _FILES = (
     *("run.json", "metrics.jsonl", "result.json", "model.safetensors", "config.json", "README.md"),
     *("evaluation.json", "evaluation.safetensors", "evaluation.partial.safetensors", "comparison.json", "heal.json"),
-    "adapt.json",
+    ADAPTATION,
 )
 _FOLDERS = ("checkpoints", "plots", "publish", "tracker")
 
