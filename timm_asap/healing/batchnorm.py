@@ -112,10 +112,10 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> t
 def move_batchnorm(
     model: nn.Module, plain: nn.Module, batches: Iterable[torch.Tensor]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Move the statistics of every BatchNorm layer by what its input differs in from the plain network's.
+    """Set the statistics of BatchNorm layers to the plain network's, moved by what conversion changed.
 
     On the same images, the input of a layer has mean `m` and variance `v` in the plain network, and `m'` and `v'` in
-    the converted one. With the layer's statistics `M` and `V`, the new ones are
+    the converted one. With the plain layer's statistics `M` and `V`, the new ones are
 
         M + sqrt(V) (m' - m) / sqrt(v),        V v' / v
 
@@ -137,6 +137,7 @@ def move_batchnorm(
     layers, plain_layers = batchnorm_layers(model), batchnorm_layers(plain)
     layers = {name: layer for name, layer in layers.items() if name in plain_layers}
     before = {name: (layer.running_mean.clone(), layer.running_var.clone()) for name, layer in layers.items()}
+    base = {name: (plain_layers[name].running_mean, plain_layers[name].running_var) for name in layers}
     moments, plain_moments = ({name: _Moments() for name in layers} for _ in range(2))
     of_batch: dict[str, _Moments] = {}
     parameter = next(plain.parameters())
@@ -150,7 +151,7 @@ def move_batchnorm(
         if name in of_batch:
             found = _Moments()
             found.add(args[0])
-            _write(layers[name], _moved(before[name], found, of_batch[name], layers[name].eps))
+            _write(layers[name], _moved(base[name], found, of_batch[name], layers[name].eps))
 
     done = False
     try:
@@ -166,7 +167,7 @@ def move_batchnorm(
                 plain(batch.to(parameter.device, parameter.dtype))
                 model(batch)
         reached = [name for name in layers if moments[name].count > 1 and plain_moments[name].count > 1]
-        new = {name: _moved(before[name], moments[name], plain_moments[name], layers[name].eps) for name in reached}
+        new = {name: _moved(base[name], moments[name], plain_moments[name], layers[name].eps) for name in reached}
         for name, (mean, variance) in new.items():
             if not (mean.isfinite().all() and variance.isfinite().all()):
                 raise ValueError(f"the input of {name} is not finite: check the images and the model's weights")
@@ -178,10 +179,10 @@ def move_batchnorm(
 
 
 def _moved(
-    before: tuple[torch.Tensor, torch.Tensor], found: _Moments, plain: _Moments, eps: float
+    base: tuple[torch.Tensor, torch.Tensor], found: _Moments, plain: _Moments, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance, float64 on the CPU, moved by the change from `plain` to `found`."""
-    mean, variance = (value.detach().cpu().double() for value in before)
+    mean, variance = (value.detach().cpu().double() for value in base)
     # a channel without variance has no scale to move on: `eps`, which the layer adds anyway, keeps the ratio at one
     plain_variance, new_variance = plain.variance + eps, found.variance + eps
     shift = (found.mean - plain.mean) * (variance / plain_variance).sqrt()

@@ -71,6 +71,10 @@ class ImageBatches:
             number += len(batch)
             if number >= _HELD_OUT_EVERY * _MOST_HELD_OUT:
                 break
+        if number < 3:
+            raise ValueError(
+                f"images: expected at least 3 different ones, got {number}; an iterator used before is empty"
+            )
         self.held_out = tuple(part for part in found if len(part))
         self._held_out_digests = frozenset(map(_digest, chain.from_iterable(self.held_out)))
         return self.held_out
@@ -98,9 +102,9 @@ class ImageBatches:
             yield batch.to(self.device, self.dtype)
         if count < 2:
             aside = sum(map(len, self.held_out))
-            least, came = (3, f"{count + aside}, of which {aside} held out to measure on") if aside else (2, count)
             raise ValueError(
-                f"images: expected at least {least} different ones, got {came}; an iterator used before is empty"
+                f"images: expected at least {2 + bool(aside)} different ones, got {count + aside}"
+                + (f", of which {aside} held out to measure on" if aside else "; an iterator used before is empty")
             )
         self.count = count
 
