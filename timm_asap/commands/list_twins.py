@@ -45,7 +45,7 @@ def _table(summaries: Sequence[TwinSummary]) -> Table:
     for heading in ("params (M)", "GMACs", "+ %", "sites", "left"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("input", no_wrap=True)
-    table.add_column("pretrained tags (trained without ASAP; *: with it)")
+    table.add_column("pretrained tags (upstream; *: trained, +: adapted)")
     for s in summaries:
         table.add_row(
             s.name,

@@ -242,7 +242,7 @@ def run_adaptation(
     starts = not (config.resume and folder.checkpoints.files())
     pair = _load_networks(config, network)
     dataset = _load_images(config, pair, tensor)
-    config = replace(config, steps=config.steps or _steps_in(config, pair, dataset))
+    config = replace(config, steps=config.steps or _steps_in(config, pair, dataset), minutes=None)
     plan = _make_plan(config, pair, dataset)
     held_out = _HeldOut(plan)
     try:
