@@ -42,7 +42,7 @@ class HealOptions:
     model: tyro.conf.Positional[str]
     """A run folder, a pretrained model of timm such as resnet50.a1_in1k, its twin, or hf-hub:NAME."""
     dataset: str
-    """The data set that the model was trained on, as train.py names it."""
+    """A data set with the classes of the model, as train.py names it; its labels only measure accuracy."""
     output: str
     """Folder to write: model.safetensors and config.json, as timm loads them, and heal.json."""
     data_dir: str | None = None
@@ -51,6 +51,9 @@ class HealOptions:
     """Column that holds the images; by default the only one that does."""
     label_key: str | None = None
     """Column that holds the labels; by default the only one that does."""
+    training_distribution: bool = False
+    """The data set is what the model was trained on: replace the BatchNorm statistics by those of its images, instead
+    of moving them by what the swap changes."""
     refit: bool = False
     """Also refit each converted convolution to the plain network's outputs."""
     ridge: float | None = None
@@ -76,11 +79,11 @@ class HealOptions:
     """Replace the model in the output folder."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch_size"):
-            if getattr(self, name) < 2:
+        for name, least in (("limit", 3), ("batch_size", 2)):
+            if getattr(self, name) < least:
                 raise UserError(
-                    f"--{name.replace('_', '-')}: expected 2 or more, got {getattr(self, name)}; "
-                    "statistics of one image are none"
+                    f"--{name.replace('_', '-')}: expected {least} or more, got {getattr(self, name)}; statistics need "
+                    "two images, and one more is held out to measure on"
                 )
         if self.ridge is not None and not self.ridge > 0:
             raise UserError(f"--ridge: expected a number above 0, got {self.ridge:g}")
@@ -105,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
     folder, device = _output_folder(options), _device(options.device)
     plain, model = load_pair(options.model, options.asap_kwargs)
     if not options.refit and not batchnorm_layers(model):
-        raise UserError(f"{options.model} has no BatchNorm, and so no statistics to re-estimate: give --refit")
+        raise UserError(f"{options.model} has no BatchNorm, and so no statistics to move: give --refit")
     dataset = data.load_dataset(
         options.dataset, options.data_dir, image_key=options.image_key, label_key=options.label_key
     )
@@ -132,7 +135,8 @@ def main(argv: Sequence[str]) -> None:
             model,
             images,
             refit=options.refit,
-            plain=plain if options.refit else None,
+            training_distribution=options.training_distribution,
+            plain=None if plain is None else plain.to(device),
             ridge=options.ridge,
             seed=options.seed,
         )
@@ -149,6 +153,7 @@ def main(argv: Sequence[str]) -> None:
     about = {key: getattr(dataset, key) for key in ("source", "frame", "test_name")}
     record = {**report_on, "dataset": dataset.name, **about}
     record |= {"versions": package_versions(), "hardware": hardware(device)}
+    record["fidelity"] = {"before": asdict(report.before), "after": asdict(report.after)}
     record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
     replace_text(folder / "heal.json", json.dumps(record, indent=2) + "\n")
     print(RunFolder(folder).load_line)

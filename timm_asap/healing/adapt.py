@@ -338,7 +338,7 @@ def _load_images(config: AdaptConfig, pair: _Pair, tensor: torch.Tensor | None) 
             dataset = replace(dataset, image_size=(channels, *size))
     else:
         raise UserError("no images: give --images DIR, or --dataset NAME as train.py takes it")
-    names = own.get("label_names") or _imagenet_names(pair.twin)
+    names = own.get("label_names") or imagenet_names(pair.twin)
     return replace(dataset, label_names=tuple(names or map(str, range(pair.twin.num_classes))))
 
 
@@ -370,7 +370,7 @@ def _of_tensor(images: torch.Tensor, twin: nn.Module) -> data.ImageDataset:
     )
 
 
-def _imagenet_names(model: nn.Module) -> list[str] | None:
+def imagenet_names(model: nn.Module) -> list[str] | None:
     """Names of the classes of an ImageNet model, each once."""
     subset = infer_imagenet_subset(model)
     if subset is None:

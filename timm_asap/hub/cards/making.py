@@ -58,9 +58,15 @@ def healing_lines(records: RunRecords) -> list[str]:
     swapped = "had its strides swapped for alias-free ones, its weights kept" if was_plain else "was alias-free already"
     lines = [
         f"{records.origin} {swapped}.",
-        f"Then {report['images']:,} training images of {records.data_name}, without labels, re-estimated "
+        f"Then {report['images']:,} training images of {records.data_name}, without labels, changed the statistics of "
         f"{len(report['batchnorm'])} BatchNorm layers.",
     ]
+    if "fidelity" in healing and healing["fidelity"]["after"]["kl"] is not None:
+        before, after = (healing["fidelity"][name] for name in ("before", "after"))
+        lines.append(
+            f"Fidelity to the plain network on {after['images']:,} images held out of this. Before: "
+            f"{_fidelity(before)}. After: {_fidelity(after)}. A repair that did not help was not kept."
+        )
     if report["sites"]:
         refitted = sum(site["refitted"] for site in report["sites"])
         lines.append(
