@@ -27,7 +27,7 @@ from torch import nn
 
 import timm_asap
 from benchmarks.common import RESULTS, environment
-from benchmarks.imagenet.bed import KNOWN, TestBed, known_pictures
+from benchmarks.imagenet.bed import KNOWN, TestBed, cut_crops, known_pictures
 from benchmarks.imagenet.pictures import divide, find_pictures, reduce_pictures
 from benchmarks.markdown import table
 from timm_asap.errors import UserError
@@ -130,10 +130,8 @@ def twin_of(plain: nn.Module, architecture: str) -> nn.Module:
 
 def _adapt_crops(bed: TestBed, pictures: dict[str, Path]) -> torch.Tensor:
     """Crops of the pictures that are not for testing, normalised."""
-    from benchmarks.imagenet.bed import _cut
-
     adapt, _ = divide(pictures)
-    cut = _cut({name: pictures[name] for name in adapt}, bed.size, -(-_HEAL_IMAGES // len(adapt)))
+    cut = cut_crops({name: pictures[name] for name in adapt}, bed.size, -(-_HEAL_IMAGES // len(adapt)))
     pixels = cut.pixels[:_HEAL_IMAGES, :, 4:-4, 4:-4]
     return (pixels.float() / 255 - bed.mean) / bed.std
 
@@ -186,7 +184,8 @@ def fidelity_table(record: dict[str, Any]) -> str:
         )
     note = (
         f"\n`{record['architecture']}`, {record['crops']} crops of each of {record['test_pictures']} test pictures "
-        "that no repair has seen; intervals by bootstrap over pictures. Agreement with the plain network, not accuracy.\n"
+        "that no repair has seen; intervals by bootstrap over pictures. Agreement with the plain network is not "
+        "accuracy.\n"
     )
     return table(columns, rows) + "\n" + note
 

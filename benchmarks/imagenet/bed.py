@@ -16,8 +16,9 @@ from torch import nn
 
 from timm_asap.evaluation.corruptions import CORRUPTIONS, corrupt
 from timm_asap.healing import Fidelity
+from timm_asap.healing.adapt import imagenet_names
 
-__all__ = ["KNOWN", "TestBed", "known_pictures"]
+__all__ = ["KNOWN", "TestBed", "cut_crops", "known_pictures"]
 
 SHIFTS = (1, 3)
 """Distances in pixels, each along the height and along the width."""
@@ -43,7 +44,7 @@ def known_pictures(folder: Path | None = None) -> dict[str, Path]:
 
 
 @dataclass(frozen=True)
-class _Crops:
+class Crops:
     """uint8 pixels with a margin, (N, 3, size + 8, size + 8), and the number of the picture of each."""
 
     pixels: torch.Tensor
@@ -66,7 +67,7 @@ class TestBed:
         own = plain.pretrained_cfg
         self.size = own["input_size"][-1]
         self.mean, self.std = (torch.tensor(own[name]).view(-1, 1, 1) for name in ("mean", "std"))
-        self.crops = _cut(pictures, self.size, crops)
+        self.crops = cut_crops(pictures, self.size, crops)
         self.known = {name: _centre(path, self.size, own["crop_pct"]) for name, path in known.items()}
         self.plain = self.logits(plain, self.view())
 
@@ -140,9 +141,7 @@ class TestBed:
         return {**kept, "mean": sum(kept.values()) / len(kept)}
 
     def _known(self, model: nn.Module) -> dict[str, str]:
-        from timm_asap.healing.adapt import imagenet_names
-
-        names = imagenet_names(model)
+                names = imagenet_names(model)
         return {name: names[int(self.logits(model, pixels[None]).argmax())] for name, pixels in self.known.items()}
 
     def _by_picture(self, values: torch.Tensor) -> tuple[float, float]:
@@ -153,7 +152,7 @@ class TestBed:
         return tuple(float(end) for end in 100 * np.percentile(drawn, [2.5, 97.5]))
 
 
-def _cut(pictures: dict[str, Path], size: int, count: int) -> _Crops:
+def cut_crops(pictures: dict[str, Path], size: int, count: int) -> Crops:
     """Square crops of half to all of the shorter side, with a margin to shift in; the same in every run."""
     pixels, numbers = [], []
     side = size + 2 * _MARGIN
@@ -167,7 +166,7 @@ def _cut(pictures: dict[str, Path], size: int, count: int) -> _Crops:
             crop = image.crop((left, top, left + cut, top + cut)).resize((side, side), Image.Resampling.BICUBIC)
             pixels.append(torch.from_numpy(np.asarray(crop).copy()).permute(2, 0, 1))
             numbers.append(number)
-    return _Crops(torch.stack(pixels), torch.tensor(numbers))
+    return Crops(torch.stack(pixels), torch.tensor(numbers))
 
 
 def _centre(path: Path, size: int, crop_pct: float) -> torch.Tensor:
