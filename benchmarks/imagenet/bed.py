@@ -141,7 +141,7 @@ class TestBed:
         return {**kept, "mean": sum(kept.values()) / len(kept)}
 
     def _known(self, model: nn.Module) -> dict[str, str]:
-                names = imagenet_names(model)
+        names = imagenet_names(model)
         return {name: names[int(self.logits(model, pixels[None]).argmax())] for name, pixels in self.known.items()}
 
     def _by_picture(self, values: torch.Tensor) -> tuple[float, float]:

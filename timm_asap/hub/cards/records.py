@@ -143,7 +143,8 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
     if config is not None:
         origin = find_origin(config["model"], config["pretrained"], config["model_kwargs"])
     else:
-        origin = find_origin((healing or adaptation)["model"], pretrained=True)
+        started_from = healing["model"] if kind == "healed" else _read_config(folder)["model"]
+        origin = find_origin(started_from, pretrained=True)
     evaluation, is_stale = _read_evaluation(folder, model)
     comparison = None
     if with_comparison and evaluation is not None and (folder / COMPARISON).is_file():
