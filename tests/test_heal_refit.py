@@ -165,6 +165,28 @@ class TestRefit:
         assert changed == {f"{site.name}.{p}" for site in refitted for p in ("weight", "bias")}
         assert heal(model, images(160, size=64), refit=True).note.startswith("the network has no BatchNorm")
 
+    def test_every_convolution_from_the_first_converted_one_on(self):
+        x = images(80, size=32)
+        plain = trained_alike(
+            nn.Sequential(
+                *(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+                *(nn.Conv2d(6, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+                *(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+                *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+            ),
+            x,
+        )
+        one, every = copy.deepcopy(plain), copy.deepcopy(plain)
+        for model in (one, every):
+            convert(model)
+        assert [site.name for site in heal(one, x, refit=True, plain=plain, batchnorm=False).sites] == ["3"]
+        report = heal(every, x, refit="all", plain=plain, batchnorm=False)
+        assert [site.name for site in report.sites] == ["3", "6"]  # the first one is in front of it, and stays
+        assert torch.equal(every[0].weight, plain[0].weight)
+        with torch.no_grad():
+            distance = [(model[:7](x) - plain[:7](x)).norm() for model in (one, every)]
+        assert distance[1] < distance[0]
+
     def test_weights_that_the_fit_would_spoil_stay(self):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(8, 4, 3, stride=2, padding=1))
@@ -254,6 +276,7 @@ class TestRefit:
         [
             ({"refit": True, "ridge": 0.0}, "ridge: expected a number above 0, got 0.0"),
             ({"refit": True, "positions": 0}, "positions: expected at least 1"),
+            ({"refit": "some"}, "refit: expected True, False or 'all', got 'some'"),
             ({"limit": 0}, "limit: expected at least 1"),
             ({"batchnorm": False, "training_distribution": True}, "training_distribution: it is for the statistics"),
             ({"plain": nn.Linear(2, 2), "refit": True}, "plain: expected the network that model was converted from"),

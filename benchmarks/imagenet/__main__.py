@@ -148,6 +148,7 @@ def _healed(bed: TestBed, plain: nn.Module, twin: nn.Module, images: torch.Tenso
         "twin, heal": {},
         "twin, heal(training_distribution=True)": {"training_distribution": True},
         "twin, heal(refit=True)": {"refit": True},
+        'twin, heal(refit="all")': {"refit": "all"},
     }.items():
         model = deepcopy(twin)
         report = timm_asap.heal(model, images, plain=plain, batch_size=64, **repairs)

@@ -56,6 +56,9 @@ class HealOptions:
     of moving them by what the swap changes."""
     refit: bool = False
     """Also refit each converted convolution to the plain network's outputs."""
+    refit_all: bool = False
+    """Refit every convolution from the first converted one on: more is repaired, with 256
+    images at most."""
     ridge: float | None = None
     """Penalty of a change of weights in the refit, as a share of the mean squared input; by default the best of
     five, for each convolution."""
@@ -107,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse(HealOptions, argv, prog="timm-asap heal")
     folder, device = _output_folder(options), _device(options.device)
     plain, model = load_pair(options.model, options.asap_kwargs)
-    if not options.refit and not batchnorm_layers(model):
+    if not (options.refit or options.refit_all) and not batchnorm_layers(model):
         raise UserError(f"{options.model} has no BatchNorm, and so no statistics to move: give --refit")
     dataset = data.load_dataset(
         options.dataset, options.data_dir, image_key=options.image_key, label_key=options.label_key
@@ -134,7 +137,7 @@ def main(argv: Sequence[str]) -> None:
         report = heal(
             model,
             images,
-            refit=options.refit,
+            refit="all" if options.refit_all else options.refit,
             training_distribution=options.training_distribution,
             plain=None if plain is None else plain.to(device),
             ridge=options.ridge,

@@ -55,7 +55,7 @@ _DEFAULT_MINUTES = 30.0
 _MEASUREMENTS = 10
 """Fidelity is measured, and the state saved, so many times over a run."""
 
-_REFIT_IMAGES = 256
+_REFIT_IMAGES = 160
 _TIMED_STEPS = 3
 _LOADING_TAKES = 1.25
 """A step with its images takes so many times what the networks take; measured on two CPU cores at 160 pixels."""
@@ -94,7 +94,7 @@ class AdaptConfig:
     features: float = 0.0
     """Weight of the relative squared distance between both networks' maps after each alias-free layer."""
     refit: bool = True
-    """First refit the converted convolutions in closed form, and move the BatchNorm statistics, where it helps."""
+    """First refit every convolution in closed form, and move the BatchNorm statistics, where it helps."""
     train_image_size: int | None = None
     """Side in pixels of large images in training; by default about 0.7 of the network's own, which is what fidelity
     is measured at."""
@@ -496,7 +496,7 @@ def _heal_first(config: AdaptConfig, plan: Plan) -> Any:
     few = torch.randperm(len(plan.dataset.train), generator=torch.Generator().manual_seed(config.seed))[:_REFIT_IMAGES]
     subset = replace(plan.dataset, train=plan.dataset.train.select(few))
     batches = (images for images, _ in build_test_loader(replace(plan, dataset=subset), subset.train))
-    return heal(plan.model, batches, refit=True, plain=plan.teacher)
+    return heal(plan.model, batches, refit="all", plain=plan.teacher)
 
 
 def _run_epoch(run: Run, epoch: int, held_out: _HeldOut) -> Fidelity:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ def heal(
     images: torch.Tensor | Iterable[Any],
     *,
     batchnorm: bool = True,
-    refit: bool = False,
+    refit: bool | Literal["all"] = False,
     training_distribution: bool = False,
     plain: nn.Module | None = None,
     ridge: float | None = None,
@@ -60,7 +60,9 @@ def heal(
         images: Images as the network takes them, normalised: a float tensor (N, C, H, W), or an iterable of batches,
             such as a data loader; of (images, labels) the labels are ignored. Without random augmentation, best.
         batchnorm: Move the BatchNorm statistics.
-        refit: Refit the converted convolutions. Those with a standardised weight have none to fit, and are left.
+        refit: Refit the converted convolutions. With "all", every convolution from the first converted one on: what
+            low-passing takes away at one layer is then made up for at those behind it. That takes a single pass, on
+            256 images at most. Layers with a standardised weight have none to fit, and are left.
         training_distribution: The images are those that the network was trained on, or alike: replace the statistics
             by theirs. A few hundred images of another distribution would ruin even the plain network that way.
         plain: The network before its conversion; by default `model` with its conversion undone, which is right as
@@ -110,7 +112,14 @@ def heal(
         if refit:
             by_batch = batchnorm and training_distribution
             sites = refit_convolutions(
-                model, plain, batches, ridge=ridge, positions=positions, by_batch=by_batch, seed=seed
+                model,
+                plain,
+                batches,
+                ridge=ridge,
+                positions=positions,
+                by_batch=by_batch,
+                seed=seed,
+                every=refit == "all",
             )
             stages.append("refit")
             states.append(copy.deepcopy(model.state_dict()))
@@ -147,13 +156,15 @@ def _check(
     model: nn.Module,
     plain: nn.Module | None,
     batchnorm: bool,
-    refit: bool,
+    refit: bool | str,
     training_distribution: bool,
     ridge: float | None,
     positions: int,
     limit: int | None,
     batch_size: int,
 ) -> None:
+    if refit not in (True, False, "all"):
+        raise ValueError(f"refit: expected True, False or 'all', got {refit!r}")
     for name, value in (("model", model), ("plain", plain)):
         if not isinstance(value, nn.Module) and not (name == "plain" and value is None):
             raise TypeError(f"{name}: expected a torch.nn.Module, got {type(value).__name__}")
