@@ -55,7 +55,7 @@ _DEFAULT_MINUTES = 30.0
 _MEASUREMENTS = 10
 """Fidelity is measured, and the state saved, so many times over a run."""
 
-_REFIT_IMAGES = 160
+_REFIT_IMAGES = 320
 _TIMED_STEPS = 3
 _LOADING_TAKES = 1.25
 """A step with its images takes so many times what the networks take; measured on two CPU cores at 160 pixels."""
