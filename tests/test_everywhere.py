@@ -4,7 +4,6 @@ import copy
 import pickle
 import threading
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -12,15 +11,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
-from timm_asap import AsapPool2d, LowPass2d, asap_pool2d, convert, lowpass2d
-from timm_asap.resample import _CACHED_MATRICES, _build
-
-DYNAMIC_BATCH = ({0: torch.export.Dim.DYNAMIC},)
+from timm_asap import AsapPool2d, asap_pool2d, convert, lowpass2d
+from timm_asap.resample import MatrixCache, _Key, matrix_cache
 
 
 @pytest.fixture
 def empty_cache():
-    _build.cache_clear()
+    matrix_cache.clear()
 
 
 @pytest.fixture(scope="module")
@@ -61,53 +58,6 @@ def test_autocast(dtype, network, images):
         half = network(images)
     assert half.dtype == dtype
     torch.testing.assert_close(half.float(), network(images), atol=0.05, rtol=0.05)
-
-
-@pytest.mark.parametrize("layer", [AsapPool2d(), LowPass2d(boundary="reflect")])
-def test_compile_with_any_size(layer):
-    torch._dynamo.reset()
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
-    for shape in ((2, 3, 8, 10), (5, 3, 8, 10), (5, 3, 9, 12)):
-        x = torch.randn(shape)
-        torch.testing.assert_close(compiled(x), layer(x))
-
-
-def test_compile_a_network_and_train_it(network, images, empty_cache):
-    torch._dynamo.reset()
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-    torch._dynamo.mark_dynamic(images, 0)
-    torch.testing.assert_close(compiled(images), network(images), atol=1e-5, rtol=1e-4)
-    images = images.repeat(2, 1, 1, 1)
-    torch.testing.assert_close(compiled(images), network(images), atol=1e-5, rtol=1e-4)
-    plain = copy.deepcopy(network)
-    compiled(images).square().sum().backward()
-    plain(images).square().sum().backward()
-    for a, b in zip(network.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, atol=1e-4, rtol=1e-3)
-    network.zero_grad()
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_export_with_a_dynamic_batch(network, images, strict, empty_cache):
-    program = torch.export.export(network, (images,), dynamic_shapes=DYNAMIC_BATCH, strict=strict)
-    batch = torch.randn(5, 3, 32, 32)
-    torch.testing.assert_close(program.module()(batch), network(batch), atol=1e-5, rtol=1e-4)
-    assert not any("asap" in name for name in program.state_dict)
-    torch.testing.assert_close(network(batch), network(batch))  # the cache still serves eager calls
-
-
-# torch.onnx's own decomposition step calls functions that PyTorch deprecates.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_onnx_gives_the_same_numbers(network, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime", reason="the dev extra installs it")
-    file = tmp_path / "model.onnx"
-    example = torch.randn(2, 3, 32, 32)
-    torch.onnx.export(network, (example,), file, dynamo=True, dynamic_shapes=DYNAMIC_BATCH, verbose=False)
-    session = onnxruntime.InferenceSession(file)
-    for batch in (1, 5):
-        x = torch.randn(batch, 3, 32, 32)
-        (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        np.testing.assert_allclose(result, network(x).detach().numpy(), atol=1e-4)
 
 
 # Forward-mode differentiation makes PyTorch load decompositions that it compiles with its own deprecated jit.
@@ -200,9 +150,21 @@ def test_the_cache_is_bounded_and_thread_safe(empty_cache):
     for thread in threads:
         thread.join()
     assert not failures
-    for size in range(1, _CACHED_MATRICES + 20):
-        asap_pool2d(torch.zeros(1, 1, 1, size))
-    assert _build.cache_info().currsize <= _CACHED_MATRICES
+
+
+def test_the_cache_is_bounded_by_bytes():
+    device = torch.device("cpu")
+    keys = [_Key("pool", (n,), (2,), "asap", "circular", torch.float64, device) for n in (16, 32, 64, 256)]
+    sizes = [8 * n * n // 2 for n in (16, 32, 64, 256)]
+    cache = MatrixCache(max_bytes=sizes[1] + sizes[2])
+    matrices = [cache.get(key) for key in keys[:3]]
+    assert (len(cache), cache.bytes) == (2, sizes[1] + sizes[2])  # the one used longest ago is gone
+    assert cache.get(keys[1]) is matrices[1]
+    assert cache.get(keys[0]) is not matrices[0]
+    assert cache.get(keys[1]) is matrices[1]  # it was used after the third
+    assert cache.get(keys[3]).shape == (128, 256)  # larger than the cache: built and handed out
+    assert cache.get(keys[1]) is matrices[1]  # and pushed nothing out
+    assert cache.bytes <= cache.max_bytes
 
 
 def test_nothing_enters_the_state_dict_or_the_module(network, images):

@@ -27,7 +27,7 @@ def _check_image(x: torch.Tensor) -> None:
         raise ValueError(f"x: expected shape (B, C, H, W) or (C, H, W), got {x.ndim} axes: {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"x: expected a floating-point tensor, got {x.dtype}; convert it, for example with x.float()")
-    if 0 in x.shape[-3:]:
+    if not torch.jit.is_tracing() and 0 in x.shape[-3:]:  # a trace records no decision
         raise ValueError(f"x: expected at least one channel, row and column, got shape {tuple(x.shape)}")
 
 

@@ -1,27 +1,30 @@
 """Applies one matrix per axis to the last two axes of a tensor, with the matrices cached.
 
 `y = R_h x R_w^T` is all that runs in a network. The matrices are constants: they are built in float64 from
-`timm_asap.spectral`, cast once, kept in a bounded cache, and never enter a state dict.
+`timm_asap.spectral`, cast once, kept in a bounded cache, and never enter a state dict. A graph of `torch.compile`
+looks them up by an operator of its own; a graph that is exported holds the arithmetic itself (`timm_asap.traced`).
 """
 
 from __future__ import annotations
 
-import operator
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache, reduce
+from functools import reduce
 from math import prod
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from timm_asap.spectral import lowpass_matrix, pool_matrix
+from timm_asap.traced import traced_matrix
 
 T = TypeVar("T")
 
-# Enough for every site of a network at several image sizes in two dtypes; 224 x 224 in float32 is 200 KB.
-_CACHED_MATRICES = 256
+# Every site of a network at several image sizes in two dtypes: 224 x 224 in float32 is 0.2 MB, 1310 x 1310 is 6.9 MB.
+_CACHE_BYTES = 128 * 2**20
 
 _BUILDERS = {"lowpass": lowpass_matrix, "pool": pool_matrix}
 
@@ -50,8 +53,82 @@ def _in_fresh_thread(fn: Callable[[], T]) -> T:
     return result[0]
 
 
-@lru_cache(maxsize=_CACHED_MATRICES)
-def _build(
+class _Key(NamedTuple):
+    """What determines a matrix: of one axis, or of two for their Kronecker product."""
+
+    kind: str
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    window: str
+    boundary: str
+    dtype: torch.dtype
+    device: torch.device
+
+    def build(self) -> torch.Tensor:
+        """The matrix from its definition, rounded once."""
+
+        def build() -> torch.Tensor:
+            axes = zip(self.sizes, self.strides, strict=True)
+            matrices = [_BUILDERS[self.kind](n, s, self.window, self.boundary) for n, s in axes]
+            return reduce(torch.kron, matrices).to(device=self.device, dtype=self.dtype)
+
+        return _in_fresh_thread(build)
+
+    def trace(self) -> torch.Tensor:
+        """The matrix as operations of the graph that is being traced."""
+        axes = zip(self.sizes, self.strides, strict=True)
+        return reduce(torch.kron, [traced_matrix(self.kind, n, s, *self[3:]) for n, s in axes])
+
+    def empty(self, like: torch.Tensor) -> torch.Tensor:
+        """A matrix of that shape without values, for shape propagation."""
+        rows = [_output_size(self.kind, n, s) for n, s in zip(self.sizes, self.strides, strict=True)]
+        return like.new_empty((prod(rows), prod(self.sizes)))
+
+
+class MatrixCache:
+    """Matrices by key, those used last, up to a number of bytes. Safe to share between threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.bytes = 0
+        self._matrices: OrderedDict[_Key, torch.Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._matrices)
+
+    def get(self, key: _Key) -> torch.Tensor:
+        """The matrix of a key, built where it is not there. One that is larger than the cache is not kept."""
+        with self._lock:
+            if key in self._matrices:
+                self._matrices.move_to_end(key)
+                return self._matrices[key]
+        matrix = key.build()  # outside the lock: two threads may build the same matrix, and one is kept
+        with self._lock:
+            if key not in self._matrices and matrix.nbytes <= self.max_bytes:
+                self._matrices[key] = matrix
+                self.bytes += matrix.nbytes
+            while self.bytes > self.max_bytes:
+                self.bytes -= self._matrices.popitem(last=False)[1].nbytes
+        return matrix
+
+    def clear(self) -> None:
+        """Forget every matrix."""
+        with self._lock:
+            self._matrices.clear()
+            self.bytes = 0
+
+
+matrix_cache = MatrixCache(_CACHE_BYTES)
+
+
+@torch.library.custom_op(
+    "timm_asap::matrix",
+    mutates_args=(),
+    schema="(str kind, SymInt[] sizes, int[] strides, str window, str boundary, ScalarType dtype, Device device)"
+    " -> Tensor",
+)
+def _compiled_matrix(
     kind: str,
     sizes: tuple[int, ...],
     strides: tuple[int, ...],
@@ -60,30 +137,33 @@ def _build(
     dtype: torch.dtype,
     device: torch.device,
 ) -> torch.Tensor:
-    """The matrix of one axis, or the Kronecker product of two."""
-
-    def build() -> torch.Tensor:
-        matrices = [_BUILDERS[kind](n, s, window, boundary) for n, s in zip(sizes, strides, strict=True)]
-        return reduce(torch.kron, matrices).to(device=device, dtype=dtype)
-
-    return _in_fresh_thread(build)
+    """One node of a compiled graph, for any size. A copy: a compiler may write into a buffer that it has read."""
+    return matrix_cache.get(_Key(kind, tuple(sizes), tuple(strides), window, boundary, dtype, device)).clone()
 
 
-# torch.compile calls this while it traces, and keeps the result as a constant of the graph.
-@torch.compiler.assume_constant_result
-def _constant(*key: object) -> torch.Tensor:
-    return _build(*key)
+@_compiled_matrix.register_fake
+def _(kind, sizes, strides, window, boundary, dtype, device):
+    rows = [_output_size(kind, n, s) for n, s in zip(sizes, strides, strict=True)]
+    return torch.empty((prod(rows), prod(sizes)), dtype=dtype, device=device)
 
 
 def _matrix(
     kind: str, sizes: tuple[int, ...], strides: tuple[int, ...], window: str, boundary: str, x: torch.Tensor
 ) -> torch.Tensor:
-    """The cached matrix in the dtype and on the device of `x`."""
+    """The matrix in the dtype and on the device of `x`."""
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+        # A tracer has its own ways with constants in every release; an operator with a fake is the documented one.
+        return _compiled_matrix(kind, sizes, strides, window, boundary, x.dtype, x.device)
+    key = _Key(kind, sizes, strides, window, boundary, x.dtype, x.device)
+    if (
+        torch.compiler.is_dynamo_compiling()
+        or torch.jit.is_tracing()
+        or any(isinstance(n, torch.SymInt) for n in sizes)
+    ):
+        return key.trace()  # the graph leaves this process: it has to hold the matrix itself, for any size
     if isinstance(x, FakeTensor) and not x.fake_mode.allow_non_fake_inputs:
-        # Shape propagation alone: the values do not matter, and a real constant would be refused.
-        rows = [_output_size(kind, n, s) for n, s in zip(sizes, strides, strict=True)]
-        return x.new_empty((prod(rows), prod(sizes)))
-    return _constant(kind, sizes, strides, window, boundary, x.dtype, x.device)
+        return key.empty(x)  # the values do not matter, and a real constant would be refused
+    return matrix_cache.get(key)
 
 
 def _output_size(kind: str, n: int, stride: int) -> int:
@@ -98,6 +178,14 @@ _DENSE_PLANE = 10_000
 # Fewer channels than this keep the inner loop of a channels-last product too short: 3 channels of 224 x 224 take
 # 3.8 ms by way of the contiguous format and 17.6 ms without.
 _FEW_CHANNELS = 16
+
+
+def _is_known(condition: object) -> bool:
+    """Whether a condition on sizes holds whatever the size is: a traced graph must not depend on the example's.
+
+    "No" is always a right answer: then the general form is used.
+    """
+    return not isinstance(condition, torch.Tensor) and statically_known_true(condition)
 
 
 class _Operators(NamedTuple):
@@ -115,16 +203,25 @@ class _Operators(NamedTuple):
 
     def resizes(self, axis: int) -> bool:
         """Whether the axis has a matrix other than the identity."""
-        return self.stride[axis] > 1 and self.size[axis] > 1
+        return self.stride[axis] > 1 and not _is_known(self.size[axis] == 1)
 
     def fit_one_plane(self) -> bool:
         if not (self.resizes(0) and self.resizes(1)):
             return False
-        return prod(self.size) * prod(self.output_size) <= _DENSE_PLANE
+        return _is_known(prod(self.size) * prod(self.output_size) <= _DENSE_PLANE)
 
-    def axis(self, axis: int, x: torch.Tensor) -> torch.Tensor:
-        sizes, strides = (self.size[axis],), (self.stride[axis],)
-        return _matrix(self.kind, sizes, strides, self.window, self.boundary, x)
+    def axis(self, axis: int, x: torch.Tensor) -> torch.Tensor | None:
+        """The matrix of an axis, or None for the identity."""
+        if not self.resizes(axis):
+            return None
+        return _matrix(self.kind, (self.size[axis],), (self.stride[axis],), self.window, self.boundary, x)
+
+    def axes(self, x: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """The matrices of height and width: one and the same for a square, which halves what a graph computes."""
+        height = self.axis(0, x)
+        if self.stride[0] == self.stride[1] and _is_known(self.size[0] == self.size[1]):
+            return height, height
+        return height, self.axis(1, x)
 
     def plane(self, x: torch.Tensor) -> torch.Tensor:
         return _matrix(self.kind, self.size, self.stride, self.window, self.boundary, x)
@@ -133,9 +230,10 @@ class _Operators(NamedTuple):
 def is_channels_last(x: torch.Tensor) -> bool:
     """Whether the channels of (B, C, H, W) lie closest in memory.
 
-    By strides: `is_contiguous(memory_format=...)` is not available under vmap.
+    By strides: `is_contiguous(memory_format=...)` is not available under vmap. A trace by `torch.jit.trace` is for any
+    memory format: no.
     """
-    return x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1
+    return not torch.jit.is_tracing() and x.ndim == 4 and x.stride(1) == 1 and x.shape[1] > 1
 
 
 def to_channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -156,9 +254,7 @@ def resample2d(x: torch.Tensor, kind: str, stride: tuple[int, int], window: str,
     Returns:
         The low-passed or pooled maps, in the dtype and memory format of `x`.
     """
-    # A symbolic size is specialised here: the matrix is a constant of the compiled graph.
-    height, width = operator.index(x.shape[-2]), operator.index(x.shape[-1])
-    operators = _Operators(kind, (height, width), stride, window, boundary)
+    operators = _Operators(kind, tuple(x.shape[-2:]), stride, window, boundary)
     if not is_channels_last(x):
         return _apply(x, operators)
     if x.shape[1] < _FEW_CHANNELS:
@@ -168,20 +264,22 @@ def resample2d(x: torch.Tensor, kind: str, stride: tuple[int, int], window: str,
 
 def _apply(x: torch.Tensor, operators: _Operators) -> torch.Tensor:
     if operators.fit_one_plane():
-        return torch.matmul(x.flatten(-2), operators.plane(x).mT).unflatten(-1, operators.output_size)
-    if operators.resizes(1):
-        x = torch.matmul(x, operators.axis(1, x).mT)
-    if operators.resizes(0):
-        x = torch.matmul(operators.axis(0, x), x)
+        return torch.matmul(x.flatten(-2), operators.plane(x).transpose(0, 1)).unflatten(-1, operators.output_size)
+    height, width = operators.axes(x)
+    if width is not None:
+        x = torch.matmul(x, width.transpose(0, 1))
+    if height is not None:
+        x = torch.matmul(height, x)
     return x
 
 
 def _apply_channels_last(x: torch.Tensor, operators: _Operators) -> torch.Tensor:
+    height, width = operators.axes(x)
     x = x.permute(0, 2, 3, 1)
-    if operators.resizes(0):
-        batch, height, width, channels = x.shape
-        x = torch.matmul(operators.axis(0, x), x.reshape(batch, height, width * channels))
-        x = x.view(batch, operators.output_size[0], width, channels)
-    if operators.resizes(1):
-        x = torch.matmul(operators.axis(1, x), x)
+    if height is not None:
+        batch, rows, columns, channels = x.shape
+        x = torch.matmul(height, x.reshape(batch, rows, columns * channels))
+        x = x.view(batch, operators.output_size[0], columns, channels)
+    if width is not None:
+        x = torch.matmul(width, x)
     return x.permute(0, 3, 1, 2)
