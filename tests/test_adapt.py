@@ -147,6 +147,17 @@ class TestRun:
             losses.append(lines[1]["train_loss"])
         assert losses[1] > losses[0] + 0.01
 
+    def test_the_blend_begins_with_the_plain_network_and_ends_with_the_twin(self, plain, folder, tmp_path):
+        losses = []
+        for share in ("0", "1"):
+            output = tmp_path / share
+            assert main(flags(plain, folder, output, "--blend", share, "--no-refit", "--lr", "1e-9", steps=2)) == 0
+            lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+            losses.append([line["train_loss"] for line in lines[1:]])
+            assert lines[1]["kl"] == pytest.approx(lines[0]["kl"], rel=1e-3)  # measured is the twin
+        assert losses[1][0] == pytest.approx(0, abs=1e-5)  # the plain network is its own teacher
+        assert 0 < losses[1][1] < losses[0][1]
+
     def test_held_out_images_may_lie_in_a_folder_of_their_own(self, plain, folder, tmp_path):
         other = tmp_path / "other"
         other.mkdir()

@@ -21,6 +21,7 @@ from timm_asap import data
 from timm_asap.command_line import flag
 from timm_asap.data.unlabelled import load_images
 from timm_asap.errors import UserError
+from timm_asap.healing.blend import Blend
 from timm_asap.healing.fidelity import Fidelity, Outputs, compare_outputs, outputs_of
 from timm_asap.healing.heal import heal
 from timm_asap.healing.pair import load_pair
@@ -95,6 +96,9 @@ class AdaptConfig:
     """Weight of the relative squared distance between both networks' maps after each alias-free layer."""
     refit: bool = True
     """First refit every convolution in closed form, and move the BatchNorm statistics, where it helps."""
+    blend: float = 0.0
+    """Share of the steps over which the plain strides turn into the alias-free ones, from one end to the other; 0
+    trains the twin from the first step."""
     train_image_size: int | None = None
     """Side in pixels of large images in training; by default about 0.7 of the network's own, which is what fidelity
     is measured at."""
@@ -129,6 +133,7 @@ class AdaptConfig:
         check_range(self, "minutes lr", 0, open_low=True)
         check_range(self, "features mixup num_workers seed", 0)
         check_range(self, "crop_scale", 0, 1, open_low=True)
+        check_range(self, "blend", 0, 1)
         check_range(self, "train_image_size", 16)
         for name in ("images", "held_out", "data_dir", "output"):
             if getattr(self, name) is not None and not getattr(self, name).strip():
@@ -259,6 +264,7 @@ def run_adaptation(
         run.display.say(f"before: {before}")
         if report is not None and report.changed:
             run.display.say(f"healed in closed form: {started_at}")
+    blend = _start_blend(config, run)
     stopped = False
     after = None
     with run.stop, run.display:
@@ -269,6 +275,8 @@ def run_adaptation(
                     raise Stopped
         except Stopped:
             stopped = True
+    if blend is not None:
+        blend.remove()
     if not stopped and after is None:  # a finished run was continued
         after = held_out.fidelity(run.network_on_cpu())
     return _finish(config, run, stopped, before, after, network)
@@ -497,6 +505,20 @@ def _heal_first(config: AdaptConfig, plan: Plan) -> Any:
     subset = replace(plan.dataset, train=plan.dataset.train.select(few))
     batches = (images for images, _ in build_test_loader(replace(plan, dataset=subset), subset.train))
     return heal(plan.model, batches, refit="all", plain=plan.teacher)
+
+
+def _start_blend(config: AdaptConfig, run: Run) -> Blend | None:
+    """Let the plain strides turn into the alias-free ones as the run's steps go by; what is measured is the twin."""
+    if not config.blend:
+        return None
+    network = run.accelerator.unwrap_model(run.model, keep_torch_compile=False)
+    blend, last = Blend(network), config.blend * config.steps
+
+    def set_amount(module: nn.Module, _: tuple) -> None:
+        blend.amount = min(1.0, run.position.step / last) if module.training else 1.0
+
+    blend.also_remove(network.register_forward_pre_hook(set_amount))
+    return blend
 
 
 def _run_epoch(run: Run, epoch: int, held_out: _HeldOut) -> Fidelity:
