@@ -21,6 +21,9 @@ from timm_asap.zoo.summary import shown_tags, weights_state
 
 NAME = "tf_efficientnet_lite0_asap.adapted_in1k"
 DATA = Path(__file__).parent / "data"
+if not (WEIGHTS / f"{NAME}.safetensors").is_file():
+    pytest.skip(f"{NAME} is not shipped yet: python -m benchmarks.imagenet.ship RUN", allow_module_level=True)
+
 # scikit-image's coffee (Rachel Michetti, CC0) and camera (Lav Varshney, CC0), reduced; scikit-learn brings the others.
 PLACES = {
     "china.jpg": Path(sklearn.datasets.__file__).parent / "images",

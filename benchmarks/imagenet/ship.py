@@ -10,16 +10,23 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import sklearn.datasets
+import timm
 import torch
 import tyro
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from benchmarks.imagenet.bed import KNOWN
 from timm_asap.errors import UserError
+from timm_asap.healing.adapt import imagenet_names
 from timm_asap.hub import write_card
 from timm_asap.training.files import replace_text
 from timm_asap.training.run_folder import ADAPTATION
 from timm_asap.zoo.shipped import WEIGHTS
 
+DATA = Path(__file__).parents[2] / "tests" / "data"
+LOGITS = DATA / "adapted_lite0_logits.safetensors"
 CARDS = Path(__file__).parents[2] / "timm_asap" / "model_cards"
 
 
@@ -47,8 +54,27 @@ def main() -> None:
     save_file({key: _smaller(value) for key, value in state.items()}, WEIGHTS / f"{name}.safetensors")
     config |= {"license": options.license, "adapted_from": adaptation["teacher"].rpartition(":")[2]}
     replace_text(WEIGHTS / f"{name}.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    record_logits(name)
     card = write_card(options.run, shipped_as=name, output=CARDS / f"{name}.md", overwrite=True)
     print(f"{name}: {(WEIGHTS / f'{name}.safetensors').stat().st_size / 1e6:.1f} MB, card {card.name}")
+
+
+def record_logits(name: str) -> None:
+    """Write what the shipped weights give for the four known pictures, which a test compares with."""
+    cfg = timm.models.model_entrypoint(name.partition(".")[0])
+    model = cfg(pretrained=True, pretrained_cfg_overlay={"file": str(WEIGHTS / f"{name}.safetensors")}).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    paths = [place / f"{Path(file).stem}.jpg" for file, place in known_places().items()]
+    with torch.no_grad():
+        logits = model(torch.stack([transform(Image.open(path).convert("RGB")) for path in paths]))
+    save_file({"logits": logits}, LOGITS)
+    print(dict(zip(KNOWN, (imagenet_names(model)[i] for i in logits.argmax(dim=1).tolist()), strict=True)))
+
+
+def known_places() -> dict[str, Path]:
+    """Folders of the four known pictures: scikit-learn's own, and reduced copies of scikit-image's (CC0)."""
+    bundled = Path(sklearn.datasets.__file__).parent / "images"
+    return {"china.jpg": bundled, "flower.jpg": bundled, "coffee.png": DATA, "camera.png": DATA}
 
 
 def _smaller(value: torch.Tensor) -> torch.Tensor:
