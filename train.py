@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
-
-from timm_asap.errors import UserError
-from timm_asap.hub import write_card
-from timm_asap.training import describe, make_plan, parse, resume_command, train
+from types import FrameType
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,29 +17,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; those of this process by default.
 
     Returns:
-        The exit code: 0, or 2 where the user can put something right.
+        The exit code: 0; 2 where the user can put something right; 130 where Ctrl-C stopped it at once.
     """
-    try:
-        config = parse(sys.argv[1:] if argv is None else argv)
-        if config.dry_run:
-            print(describe(make_plan(config)))
-            return 0
-        result = train(config)
-        if result.is_main_process and result.stopped:
-            print(f"stopped, and saved in epoch {result.epochs + 1}; go on with: {resume_command(result.run_folder)}")
-        elif result.is_main_process:
-            write_card(result.run_folder)
-            print(
-                f"accuracy {result.test_accuracy:.2f} % on {result.test_name} ({result.test_images:,} images) "
-                f"after {result.epochs} epochs, {result.seconds:.0f} s"
-            )
-            print(result.load_line)
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # under `accelerate launch`, one process speaks for all
-            print(f"train.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    from timm_asap.commands.train import run
+    from timm_asap.errors import run_program
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    return run_program("train.py", lambda: run(words))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, b"train.py: interrupted before it began: nothing was written\n")
+    os._exit(130)
 
 
 if __name__ == "__main__":
+    # Torch and timm take seconds to import, and a KeyboardInterrupt leaves them half made: Ctrl-C ends the program
+    # at once until they are there, as nothing has been written by then.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop)
+    importlib.import_module("timm_asap.commands.train")
+    if signal.getsignal(signal.SIGINT) is _stop:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     raise SystemExit(main())

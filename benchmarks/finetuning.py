@@ -18,9 +18,9 @@ import tyro
 
 from benchmarks.common import RESULTS
 from benchmarks.markdown import mean_and_sd, table
+from timm_asap._io import write_text
 from timm_asap.evaluation import EvaluateConfig, evaluate
 from timm_asap.training import TrainConfig, train
-from timm_asap.training.files import replace_text
 from timm_asap.training.recipe import find_recipe, read_recipe
 from timm_asap.training.run_folder import RunFolder
 
@@ -65,7 +65,7 @@ def main() -> None:
         for epochs in EPOCHS
         for seed in SEEDS
     ]
-    replace_text(RECORD, json.dumps({"settings": SETTINGS, "runs": runs}, indent=1) + "\n")
+    write_text(RECORD, json.dumps({"settings": SETTINGS, "runs": runs}, indent=1) + "\n")
     print(finetuning_table(load_record()))
 
 

@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader
 from benchmarks.common import RESULTS, environment
 from benchmarks.markdown import table
 from timm_asap import data, heal
+from timm_asap._io import write_text
 from timm_asap.healing.batchnorm import move_batchnorm, reestimate_batchnorm
 from timm_asap.healing.pair import load_pair
-from timm_asap.training.files import replace_text
 
 NETWORK = "resnet20_lowres.fashion_mnist"
 
@@ -75,8 +75,8 @@ def main() -> None:
         },
     }
     path = RESULTS / "heal_statistics.json"
-    replace_text(path, json.dumps(record, indent=1) + "\n")
-    replace_text(path.with_suffix(".md"), statistics_table(record))
+    write_text(path, json.dumps(record, indent=1) + "\n")
+    write_text(path.with_suffix(".md"), statistics_table(record))
     print(statistics_table(record))
 
 

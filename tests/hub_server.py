@@ -7,6 +7,7 @@ needs HF_HUB_DISABLE_XET=1.
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
@@ -62,9 +63,15 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 self._record(path, 0)
                 return
+            if fault.silent:
+                self.close_connection = True
+                self._record(path, 0)
+                return
         request = Request(self.command, path, query, self.headers, self._read_body())
         if fault is not None and fault.status is not None:
             response = Response(fault.status, b"injected")
+        elif fault is not None and fault.answer is not None:
+            response = Response(200, fault.answer, {"Content-Type": "text/html"})
         else:
             response = answer(hub, request)
         self._record(path, response.status)
@@ -99,8 +106,19 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.cut_after is not None:
             self.close_connection = True
             body = body[: fault.cut_after]
-        if self.command != "HEAD":
+        if fault is not None and fault.drip:
+            self._drip(body, fault)
+        elif self.command != "HEAD":
             self.wfile.write(body)
+
+    def _drip(self, body: bytes, fault: Fault) -> None:
+        for byte in body:
+            if fault.is_released:
+                self.close_connection = True
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(0.05)
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on stderr: `requests` is the log."""

@@ -61,7 +61,7 @@ def test_convert_saves_the_twin_with_its_upstream_weights(hub, tmp_path, capsys)
 
 def test_convert_writes_nothing_where_the_weights_cannot_be_had(hub, tmp_path, capsys):
     assert main(["convert", "test_resnet", "--output", str(tmp_path / "out")]) == 2
-    assert "the weights of test_resnet cannot be had" in capsys.readouterr().err
+    assert "the weights of test_resnet are not available" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,7 @@ from timm_asap.data import (
     StreamSplit,
     TensorSplit,
     build_loader,
-    count_corrupt,
+    count_unreadable,
     load_dataset,
 )
 from timm_asap.errors import UserError
@@ -256,14 +256,14 @@ def test_small_images_that_cannot_be_read_are_left_out(tmp_path):
     with pytest.raises(UserError, match=r"1_broken_0\.png: not an image"):
         load_dataset("imagefolder", folder)
     with pytest.warns(UserWarning, match=r"left out 2 of 10 images; the first: cannot read \S*1_broken_0\.png"):
-        data = load_dataset("imagefolder", folder, skip_corrupt=True)
+        data = load_dataset("imagefolder", folder, skip_unreadable=True)
     assert data.class_counts(data.train) == {"cat": 4, "dog": 4}
     images, labels = evaluated(data)
     assert [number_of(image) for image in images] == labels
 
 
 def test_large_images_that_cannot_be_read_are_replaced_in_training_and_not_counted_in_evaluation(tmp_path):
-    data = load_dataset("imagefolder", damaged_folder(tmp_path, 80), skip_corrupt=True)
+    data = load_dataset("imagefolder", damaged_folder(tmp_path, 80), skip_unreadable=True)
     assert isinstance(data.train, LazySplit)
     options = {"input_size": (3, 48, 48), "mean": (0.0,) * 3, "std": (1.0,) * 3}
     augment = AugmentConfig(color_jitter=0.0)
@@ -271,7 +271,7 @@ def test_large_images_that_cannot_be_read_are_replaced_in_training_and_not_count
     with pytest.warns(UserWarning, match=r"skipping images that cannot be read; the first: .*1_broken") as warned:
         batches = list(loader)
     assert len(warned) == 1
-    assert count_corrupt(loader) == 2
+    assert count_unreadable(loader) == 2
     labels = torch.cat([labels for _, labels in batches]).tolist()
     assert [number_of(image) for images, _ in batches for image in images] == labels
     assert len(labels) == 10
@@ -285,7 +285,7 @@ def test_a_stream_with_images_that_cannot_be_read(tmp_path):
     data = load_dataset("webdataset", tmp_path, streaming=True, num_classes=8)
     with pytest.raises(UserError, match=r"cannot read \S*000001\.png: not an image"):
         evaluated(data)
-    data = load_dataset("webdataset", tmp_path, streaming=True, num_classes=8, skip_corrupt=True)
+    data = load_dataset("webdataset", tmp_path, streaming=True, num_classes=8, skip_unreadable=True)
     with pytest.warns(UserWarning, match=r"skipping images that cannot be read; the first: .*000001\.png"):
         _, labels = evaluated(data)
     assert labels == [0, PADDING_LABEL, 2, 3, 4, 5]
@@ -294,12 +294,12 @@ def test_a_stream_with_images_that_cannot_be_read(tmp_path):
         labels = torch.cat([labels for _, labels in loader]).tolist()
     assert len(labels) == 8
     assert not {2, 5} & set(labels)
-    assert count_corrupt(loader) == 2
+    assert count_unreadable(loader) == 2
 
 
 def test_nothing_can_be_read(tmp_path):
     with pytest.raises(UserError, match="none of 4 images can be read; the first: "):
-        load_dataset("imagefolder", damaged_folder(tmp_path, 40, damage=2, good=0), skip_corrupt=True)
+        load_dataset("imagefolder", damaged_folder(tmp_path, 40, damage=2, good=0), skip_unreadable=True)
 
 
 def test_a_shard_that_breaks_off(tmp_path):

@@ -134,11 +134,12 @@ def test_a_folder_without_class_folders(tmp_path):
 
 
 def test_a_folder_without_images(tmp_path):
-    with pytest.raises(UserError, match=r"cannot load \S+: .*doesn't contain any data files"):
+    with pytest.raises(UserError, match=r"holds no images: expected one folder of images per class$"):
         load_dataset("imagefolder", tmp_path)
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "notes.txt").write_text("no image")
-    with pytest.raises(UserError, match=r"cannot load \S+: "):
+    (tmp_path / "all.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"holds no images: .*, it holds 1 \.(txt|zip), 1 \.(txt|zip)$"):
         load_dataset("imagefolder", tmp_path)
 
 

@@ -309,7 +309,9 @@ def test_an_image_that_breaks_later_is_named_in_one_line(large, num_workers):
     loader = build_loader(large.train, large, 2, training=False, num_workers=num_workers)
     with pytest.raises(UserError) as caught:
         list(loader)
-    assert str(caught.value) == f"cannot read {path}: not an image; replace the file or remove it"
+    formats = "JPEG, PNG, WEBP, BMP, GIF, TIFF, PPM"
+    reason = f"not an image that is decoded here ({formats}); replace the file or remove it"
+    assert str(caught.value) == f"cannot read {path}: {reason}"
 
 
 def test_large_images_have_three_channels(large):

@@ -151,7 +151,7 @@ def test_a_hair_loses_its_ends_before_it_is_enlarged(large, tmp_path, monkeypatc
     monkeypatch.setattr(pictures, "create_transform", watched)
     Image.fromarray(np.arange(200, dtype=np.uint8)[:, None].repeat(2, axis=1)).save(tmp_path / "picture.png")
     read_pixels(tmp_path / "picture.png", large)
-    assert taken[0].tolist() == [[level] * 2 for level in range(96, 104)]
+    assert taken[0].tolist() == [[level] * 2 for level in range(84, 116)]
 
 
 def test_what_is_no_picture(small, tmp_path):
@@ -160,6 +160,16 @@ def test_what_is_no_picture(small, tmp_path):
     with pytest.raises(ImageFileError, match=r"^cannot read notes.png: not an image") as raised:
         predict(small, tmp_path / "notes.png")
     assert str(tmp_path) not in str(raised.value)
+
+
+def test_what_is_not_decoded_for_visitors(small, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "picture.eps")
+    (tmp_path / "picture.eps").rename(tmp_path / "picture.png")
+    with pytest.raises(ImageFileError, match=r"picture\.png: not an image that is decoded here \(JPEG, PNG,"):
+        predict(small, tmp_path / "picture.png")
+    Image.new("1", (8200, 8200)).save(tmp_path / "picture.png")
+    with pytest.raises(ImageFileError, match="its 8200 x 8200 pixels are more than the 67,108,864 that are decoded"):
+        predict(small, tmp_path / "picture.png")
 
 
 def test_an_answer(small, digit):

@@ -174,6 +174,6 @@ def test_a_folder_without_images(nameless_model, tmp_path, capsys):
     assert "expected one with a subfolder of images per class" in capsys.readouterr().err
     (tmp_path / "set" / "n01440764").mkdir(parents=True)
     assert evaluate(nameless_model, *words) == 2
-    assert "n01440764 holds no images" in capsys.readouterr().err
+    assert "holds no images: expected one folder of images per class" in capsys.readouterr().err
     assert evaluate(nameless_model, *words, "--image-key", "x") == 2
     assert "takes no --image-key: leave it out" in capsys.readouterr().err

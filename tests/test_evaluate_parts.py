@@ -7,10 +7,10 @@ from PIL import Image
 from tiny_evaluation import write_model
 
 from timm_asap.data import TensorSplit, load_dataset
+from timm_asap.data.labels import ChosenClasses, choose_classes, match_labels
 from timm_asap.data.splits import small_dataset
 from timm_asap.errors import UserError
 from timm_asap.evaluation.intervals import bootstrap_means, percentile_interval, wilson_interval
-from timm_asap.evaluation.labels import ChosenClasses, choose_classes, match_labels
 from timm_asap.evaluation.models import open_model, weights_sha256
 from timm_asap.evaluation.pixels import PixelBatches, choose_images
 
@@ -153,7 +153,7 @@ def test_large_images_are_kept_exactly(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.fromarray(rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)).save(tmp_path / name / f"{number}.png")
-    split, names = class_folders(tmp_path)
+    split, names, _ = class_folders(tmp_path)
     assert names == ("cat", "dog")
     dataset = load_dataset("digits")
     batches = batches_of(dataset, split, torch.arange(6), 4, (3, 64, 64))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_evaluation import evaluate, write_model
+from tiny_evaluation import evaluate, record_of, write_model
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +105,30 @@ def test_a_table_that_is_for_smaller_images(tmp_path, capsys):
 
 def test_images_that_are_too_small_to_corrupt(tmp_path, capsys):
     small = write_model(tmp_path / "small", input_size=(1, 24, 24))
-    assert "28" in refusal(capsys, small, "--dataset", "digits")
-    assert evaluate(small, "--dataset", "digits", "--measures", "clean", "--limit", "10", "--no-plots") == 0
+    told = "expected images of at least 28 x 28 to corrupt, got 24 x 24"
+    assert told in refusal(capsys, small, "--dataset", "digits", "--measures", "clean,corruptions")
+    assert told in refusal(capsys, small, "--dataset", "digits", "--corruptions", "fog")
+
+
+def test_what_nobody_asked_for_is_left_out_where_the_images_are_too_small(tmp_path, capsys):
+    small = write_model(tmp_path / "small", input_size=(1, 24, 24))
+    few = ["--limit", "10", "--limit-attacks", "4", "--limit-aliasing", "2", "--attacks", "fgsm", "--eps", "1/255"]
+    assert evaluate(small, "--dataset", "digits", *few, "--no-plots") == 0
+    assert "adapted: no corruptions: they need 28 pixels a side, the model takes 24\n" in capsys.readouterr().out
+    measures = {result["measure"] for result in record_of(small)["results"]}
+    assert measures == {"clean", "attack", "shift", "aliasing"}
+
+
+def test_a_folder_that_holds_some_corruptions_is_measured_on_those(tmp_path, capsys):
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    cifar = write_model(tmp_path / "m", label_names=names, input_size=(3, 32, 32))
+    np.save(tmp_path / "labels.npy", np.arange(50) % 10)
+    np.save(tmp_path / "fog.npy", np.full((50, 32, 32, 3), 99, dtype=np.uint8))
+    words = [cifar, "--dataset", "cifar10-c", "--data-dir", tmp_path, "--no-plots"]
+    assert evaluate(*words) == 0
+    assert "does not hold are left out: gaussian_noise, " in capsys.readouterr().out
+    assert [result["id"] for result in record_of(cifar)["results"]] == [f"corruption/fog/{n}" for n in range(1, 6)]
+    assert "is missing" in refusal(capsys, *words, "--corruptions", "fog,snow", "--overwrite")
 
 
 def test_images_that_are_no_bytes(tmp_path, capsys):

@@ -123,7 +123,7 @@ def test_missing_packages_are_named(run, tmp_path, monkeypatch):
     ("words", "message"),
     [
         (["{run}", "--onnx", "{tmp}"], "is a folder: expected a file"),
-        (["{tmp}/none", "--onnx", "{tmp}/x.onnx"], "no such folder"),
+        (["{tmp}/none", "--onnx", "{tmp}/x.onnx"], "there is no folder"),
         (["resnet5o", "--onnx", "{tmp}/x.onnx"], "unknown model 'resnet5o'"),
         (["{run}", "--onnx", "{tmp}/x.onnx", "--opset", "3"], "opset: expected 18 or more, got 3"),
         (["{run}"], "--onnx"),

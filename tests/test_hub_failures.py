@@ -18,7 +18,7 @@ from publishable_run import publishable_run
 import timm_asap
 from timm_asap.errors import UserError
 from timm_asap.hub import load, publish
-from timm_asap.hub.client_errors import hide_token, one_line
+from timm_asap.zoo.hub_client import hide_token, one_line
 
 REPO = "you/net"
 AGAIN = "run the same command again: it goes on where it stopped"

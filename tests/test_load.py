@@ -12,8 +12,9 @@ from timm.models import save_for_hf
 
 import timm_asap  # noqa: F401  registers the twins
 from timm_asap.errors import UserError
-from timm_asap.hub import digests, load
+from timm_asap.hub import load
 from timm_asap.hub.run_checks import sample_logits
+from timm_asap.zoo import create, downloads
 
 REPO = "you/net"
 NAME = f"hf-hub:{REPO}"
@@ -49,9 +50,9 @@ def model(serve):
 def hashed(monkeypatch):
     """The files whose digest was computed."""
     files = []
-    digest_like = digests.digest_like
+    digest_like = downloads.digest_like
     monkeypatch.setattr(
-        digests, "digest_like", lambda path, stated: (files.append(stated), digest_like(path, stated))[1]
+        downloads, "digest_like", lambda path, stated: (files.append(stated), digest_like(path, stated))[1]
     )
     return files
 
@@ -87,9 +88,7 @@ def test_revisions(hub, serve, model):
 
 def test_weights_are_those_of_the_configurations_commit(hub, serve, model, monkeypatch):
     """Somebody pushes between the download of config.json and that of the weights."""
-    from timm_asap.hub import loading
-
-    fetch, pushed = loading._fetch, []
+    fetch, pushed = create.fetch, []
 
     def fetch_then_push(repo, revision, file, cache_dir):
         path = fetch(repo, revision, file, cache_dir)
@@ -97,7 +96,7 @@ def test_weights_are_those_of_the_configurations_commit(hub, serve, model, monke
             pushed.append(serve(make_model(seed=1)))
         return path
 
-    monkeypatch.setattr(loading, "_fetch", fetch_then_push)
+    monkeypatch.setattr(create, "fetch", fetch_then_push)
     assert_same(load(NAME), model)
 
 

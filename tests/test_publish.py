@@ -104,12 +104,19 @@ def test_publishing_again_changes_nothing(you, run):
 
 def test_only_what_changed_is_sent_and_the_owners_files_stay(you, run):
     you.add_repo(REPO, {"NOTES.md": "mine", "config.yaml": "old: 1\n"})
-    done = publish(run, REPO)
+    done = publish(run, REPO, overwrite_files=True)
     assert done.difference.changed == ("config.yaml",)
     assert done.difference.kept == (".gitattributes", "NOTES.md")
     assert you.repo(REPO).head.files["NOTES.md"].content == b"mine"
     (run / "plots" / "accuracy.png").write_bytes(b"\x89PNG\0 another")
-    assert publish(run, REPO).difference.to_send == ("plots/accuracy.png",)
+    assert publish(run, REPO).difference.to_send == ("README.md", "plots/accuracy.png")  # the card's stamp names it
+
+
+def test_a_gitignore_of_the_repository_leaves_nothing_out(you, run):
+    you.add_repo(REPO, {".gitignore": "*.png\nREADME.md\n"})
+    done = publish(run, REPO)
+    assert you.repo(REPO).head.files.keys() == SENT | {".gitattributes", ".gitignore"}
+    assert done.difference.kept == (".gitattributes", ".gitignore")
 
 
 def test_a_repository_stays_as_visible_as_it_is(you, run, capsys):
@@ -179,7 +186,7 @@ def test_a_dry_run_sends_nothing_and_shows_the_difference(you, run, capsys):
     assert lines[-1].startswith("nothing was sent")
     assert {p.relative_to(run / "publish").as_posix() for p in (run / "publish").rglob("*") if p.is_file()} == SENT
     assert all(method in ("GET", "HEAD") for method, _, _ in you.requests)
-    sent = publish(run, REPO)
+    sent = publish(run, REPO, overwrite_files=True)
     for name in SENT:
         assert (run / "publish" / name).read_bytes() == you.repo(REPO).head.files[name].content
     main([str(run), "--repo", REPO, "--dry-run"])
@@ -249,7 +256,10 @@ BAD_RUNS = {
         lambda run: change_json(run / "evaluation.json", model={"weights_sha256": "0" * 64}),
         "was measured on other weights",
     ),
-    "label names": (lambda run: change_json(run / "config.json", label_names=["a", "b"]), "names 2 classes"),
+    "label names": (
+        lambda run: change_json(run / "config.json", label_names=["a", "b"]),
+        "names 2 classes",
+    ),
     "classes in run.json": (lambda run: change_json(run / "run.json", data={"classes": 5}), "run.json tells of 5"),
     "classes of the data": (lambda run: of_data(run, classes=7, label_names=None), "of data with 7"),
     "classes of the weights": (narrow_head, "cannot be loaded"),

@@ -25,12 +25,13 @@ def test_data_sets_of_the_hub_are_told_from_folders(name, shown, hub_id, tmp_pat
     (tmp_path / "mine" / "letters").mkdir(parents=True)
     data = SimpleNamespace(name=name, source="", num_classes=2, train=[1, 2], test=[3], test_name="test")
     data.val = data.val_name = None
-    data.frame = (0, 0, 0, 0)
+    data.frame, data.label_names = (0, 0, 0, 0), ("cat", "dog")
     config = SimpleNamespace(model="resnet18")
     monkeypatch.setattr("timm_asap.training.facts.command", lambda config, launcher: "")
     plan = SimpleNamespace(dataset=data, config=config, parameters=1, input_size=(1, 2, 2))
     facts = run_facts(plan, Accelerator())["data"]
     assert (facts["name"], facts["hub_id"]) == (shown, hub_id)
+    assert facts["label_names"] == ("cat", "dog")
 
 
 def test_hardware_is_a_kind_and_not_a_machine():

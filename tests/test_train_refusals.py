@@ -17,7 +17,7 @@ def data_dir(tmp_path_factory):
             "unknown model 'resnet20_lowres_asp': closest matches: resnet20_lowres_asap",
         ),
         ({"model": "resnet10t.c3_in2k"}, "unknown tag of resnet10t 'c3_in2k': expected one of c3_in1k"),
-        ({"model": "local-dir:nowhere"}, "local-dir:nowhere cannot be loaded: Config file not found"),
+        ({"model": "local-dir:nowhere"}, "model local-dir:nowhere: no such folder"),
         ({"dataset": "idxx"}, "unknown data set 'idxx': expected one of arrow, csv, digits, fashion_mnist, idx"),
         ({"data_dir": "nowhere"}, "nowhere"),
         ({"opt": "sgdd"}, "unknown optimizer 'sgdd': closest matches: sgd"),

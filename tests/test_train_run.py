@@ -142,7 +142,10 @@ class TestAFinishedRun:
 def test_prints_a_line_per_epoch_and_the_line_that_loads_the_model(data_dir, tmp_path, capsys):
     flags = tiny_flags(data_dir, tmp_path / "run", epochs=2, model="resnet20_lowres_asap", model_kwargs="{}")
     assert main([*flags, "--asap-window", "flc", "--asap-boundary", "reflect"]) == 0
-    *epochs, result, load_line = capsys.readouterr().out.splitlines()
+    about, *epochs, result, load_line = capsys.readouterr().out.splitlines()
+    assert about == (
+        f"64 training images, 20 test images (test), 4 classes (0, 1, 2, 3): IDX files of the folder {data_dir.name}"
+    )
     assert [line.split("  ")[0] for line in epochs] == ["epoch 1/2", "epoch 2/2"]
     assert result.startswith(f"accuracy {metrics(tmp_path / 'run')[-1]['test_accuracy']:.2f} % on test (20 images)")
     names = {}

@@ -12,8 +12,9 @@ import psutil
 import pytest
 from tiny_run import equal, main, tiny_flags, write_images
 
-from timm_asap.training import epoch, interrupt
-from timm_asap.training.interrupt import StopRequest
+from timm_asap import _interrupt
+from timm_asap._interrupt import StopRequest
+from timm_asap.training import epoch
 from timm_asap.training.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "train.py"
@@ -81,11 +82,13 @@ def test_one_signal_finishes_the_step_saves_and_says_how_to_go_on(
     assert_same_end(folder, straight)
 
 
-def test_two_signals_stop_at_once(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(interrupt, "_SAME_REQUEST_S", -1.0)
+def test_two_signals_stop_at_once_and_say_how_to_go_on(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_interrupt, "_SAME_REQUEST_S", -1.0)
     signal_at_batch(monkeypatch, 6, signal.SIGINT, signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        main(tiny_flags(data_dir, tmp_path / "run", epochs=EPOCHS))
+    assert main(tiny_flags(data_dir, tmp_path / "run", epochs=EPOCHS)) == 130
+    error = capsys.readouterr().err
+    assert error.startswith("train.py: interrupted; ")
+    assert f"Go on with: python train.py --output {tmp_path / 'run'} --resume" in error
     assert newest_state(tmp_path / "run")["position"]["step"] == 4
 
 

@@ -6,10 +6,14 @@ Importing it registers the twins: `timm.create_model("resnet50_asap")`.
 from importlib import import_module
 from typing import Any
 
-from timm_asap import reference, spectral, zoo
-from timm_asap.convert import convert
-from timm_asap.layers import AsapPool2d, LowPass2d, asap_pool2d, lowpass2d
-from timm_asap.reparameterize import reparameterize
+from timm_asap._start import importing, own_program
+
+with importing(own_program()):
+    from timm_asap import reference, spectral, zoo
+    from timm_asap.convert import convert
+    from timm_asap.layers import AsapPool2d, LowPass2d, asap_pool2d, lowpass2d
+    from timm_asap.reparameterize import reparameterize
+    from timm_asap.zoo import load
 
 __version__ = "0.1.0"
 
@@ -29,7 +33,7 @@ __all__ = [
 ]
 
 # What most programs do not need is imported when it is first asked for.
-_LAZY = {"adapt": "timm_asap.healing.adapt", "heal": "timm_asap.healing", "load": "timm_asap.hub"}
+_LAZY = {"adapt": "timm_asap.healing.adapt", "heal": "timm_asap.healing"}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
-from timm_asap.errors import UserError, unknown_name
+from timm_asap._start import importing
+from timm_asap.errors import UserError, run_program, unknown_name
 
 #: Command, its module and its help line. Modules are imported when their command is called.
 COMMANDS = {
@@ -56,15 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0 if words else 2
-    try:
-        if words[0] not in COMMANDS:
-            raise UserError(unknown_name("command", words[0], COMMANDS))
-        importlib.import_module(COMMANDS[words[0]][0]).main(words[1:])
-    except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # under `accelerate launch`, one process speaks for all
-            print(f"timm-asap: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program("timm-asap", lambda: _run(words))
+
+
+def _run(words: list[str]) -> None:
+    if words[0] not in COMMANDS:
+        raise UserError(unknown_name("command", words[0], COMMANDS))
+    with importing("timm-asap"):
+        command = importlib.import_module(COMMANDS[words[0]][0])
+    command.main(words[1:])
 
 
 if __name__ == "__main__":

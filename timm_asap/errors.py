@@ -1,9 +1,19 @@
-"""The one exception that users meet at the command line, and the wording of its commonest case."""
+"""What users meet at the command line: one exception, the wording of its commonest case, and exit codes."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+from timm_asap.text import as_text
+
+REFUSED = 2
+"""Exit code of a program that the user can put right."""
+
+INTERRUPTED = 130
+"""Exit code of a program that Ctrl-C ended: 128 and the signal's number."""
 
 
 class UserError(ValueError):
@@ -32,6 +42,60 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     return f"unknown {kind} {str(name)!r}: {hint}"
 
 
+def check_seed(seed: int) -> None:
+    """See that every random generator takes a seed: Python's, NumPy's and PyTorch's.
+
+    Raises:
+        UserError: If it is negative, or has more than 32 bits, which NumPy does not take.
+    """
+    if seed < 0:
+        raise UserError(f"--seed: expected 0 or more, got {seed}")
+    if seed >= 2**32:
+        raise UserError(f"--seed: expected at most {2**32 - 1}, got {seed}")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its kind where it has none."""
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def run_program(name: str, program: Callable[[], int | None]) -> int:
+    """Run what a command line asked for, and bring whatever a user can put right to one line on standard error.
+
+    Args:
+        name: The program, as the line begins with it.
+        program: Returns its exit code; None is 0. A KeyboardInterrupt that it raises may hold what the line says.
+
+    Returns:
+        The exit code: 2 where the user can put something right, a full disk or a missing right included; 130 after
+        Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal that has no letter for a name shows its code, and the program goes on
+        if hasattr(stream, "reconfigure") and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return program() or 0
+    except UserError as error:
+        return _say(name, f"error: {as_text(error)}", REFUSED)
+    except KeyboardInterrupt as stop:
+        return _say(name, str(stop) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # who reads the output has gone, as `| head` does: nothing more can be said, not even by Python at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return REFUSED
+    except RuntimeError as error:
+        # PyTorch's way to say that /dev/shm is full, as it is in containers that get 64 MB of it
+        if "file </torch_" not in str(error):
+            raise
+        return _say(name, f"error: no room in shared memory ({first_line(error)}): give /dev/shm more", REFUSED)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _say(name, f"error: {where}{error.strerror or first_line(error)}", REFUSED)
+
+
+def _say(name: str, text: str, code: int) -> int:
+    """Print a line, in one process alone of those of `accelerate launch`."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{name}: {text}", file=sys.stderr)
+    return code

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import reduce
 from math import prod
 from typing import NamedTuple, TypeVar
@@ -73,11 +74,6 @@ class _Key(NamedTuple):
             return reduce(torch.kron, matrices).to(device=self.device, dtype=self.dtype)
 
         return _in_fresh_thread(build)
-
-    def trace(self) -> torch.Tensor:
-        """The matrix as operations of the graph that is being traced."""
-        axes = zip(self.sizes, self.strides, strict=True)
-        return reduce(torch.kron, [traced_matrix(self.kind, n, s, *self[3:]) for n, s in axes])
 
     def empty(self, like: torch.Tensor) -> torch.Tensor:
         """A matrix of that shape without values, for shape propagation."""
@@ -154,13 +150,15 @@ def _matrix(
     if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
         # A tracer has its own ways with constants in every release; an operator with a fake is the documented one.
         return _compiled_matrix(kind, sizes, strides, window, boundary, x.dtype, x.device)
-    key = _Key(kind, sizes, strides, window, boundary, x.dtype, x.device)
     if (
         torch.compiler.is_dynamo_compiling()
         or torch.jit.is_tracing()
         or any(isinstance(n, torch.SymInt) for n in sizes)
     ):
-        return key.trace()  # the graph leaves this process: it has to hold the matrix itself, for any size
+        # the graph leaves this process: it has to hold the matrix itself, for any size
+        axes = zip(sizes, strides, strict=True)
+        return reduce(torch.kron, [traced_matrix(kind, n, s, window, boundary, x.dtype, x.device) for n, s in axes])
+    key = _Key(kind, sizes, strides, window, boundary, x.dtype, x.device)
     if isinstance(x, FakeTensor) and not x.fake_mode.allow_non_fake_inputs:
         return key.empty(x)  # the values do not matter, and a real constant would be refused
     return matrix_cache.get(key)
@@ -183,12 +181,16 @@ _FEW_CHANNELS = 16
 def _is_known(condition: object) -> bool:
     """Whether a condition on sizes holds whatever the size is: a traced graph must not depend on the example's.
 
-    "No" is always a right answer: then the general form is used.
+    "No" is always a right answer: the general form follows. torch.compile gets it, because not all of its releases can
+    be asked.
     """
-    return not isinstance(condition, torch.Tensor) and statically_known_true(condition)
+    if torch.compiler.is_dynamo_compiling() or isinstance(condition, torch.Tensor):
+        return False
+    return statically_known_true(condition)
 
 
-class _Operators(NamedTuple):
+@dataclass(eq=False)  # PyTorch 2.7's compiler follows one, and stumbles over a NamedTuple
+class _Operators:
     """The two matrices of one call: which there are, and how large."""
 
     kind: str
@@ -208,7 +210,10 @@ class _Operators(NamedTuple):
     def fit_one_plane(self) -> bool:
         if not (self.resizes(0) and self.resizes(1)):
             return False
-        return _is_known(prod(self.size) * prod(self.output_size) <= _DENSE_PLANE)
+        is_small = prod(self.size) * prod(self.output_size) <= _DENSE_PLANE
+        if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+            return is_small  # a guard: small maps get a graph of their own
+        return _is_known(is_small)
 
     def axis(self, axis: int, x: torch.Tensor) -> torch.Tensor | None:
         """The matrix of an axis, or None for the identity."""

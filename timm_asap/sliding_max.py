@@ -29,8 +29,8 @@ def sliding_max2d(x: torch.Tensor, kernel_size: Pair, padding: Pair, dilation: P
     Returns:
         The maxima; on the CPU possibly in another memory format than `x`.
     """
-    eager_on_cpu = x.device.type == "cpu" and x.ndim == 4 and not torch.compiler.is_compiling()
-    if not eager_on_cpu:
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a graph must not depend on the mode
+    if is_traced or x.device.type != "cpu" or x.ndim != 4:
         return F.max_pool2d(x, kernel_size, 1, padding, dilation)
     if torch.is_grad_enabled() and x.requires_grad:
         # Pairwise maxima would share the gradient of a tie, and cost four times as much backward.

@@ -30,9 +30,9 @@ from benchmarks.common import RESULTS, environment
 from benchmarks.imagenet.bed import KNOWN, TestBed, cut_crops, known_pictures
 from benchmarks.imagenet.pictures import divide, find_pictures, reduce_pictures
 from benchmarks.markdown import table
+from timm_asap._io import write_text
 from timm_asap.errors import UserError
 from timm_asap.healing.batchnorm import reestimate_batchnorm
-from timm_asap.training.files import replace_text
 
 _HEAL_IMAGES = 256
 
@@ -101,8 +101,8 @@ def main() -> None:
     path = RESULTS / f"imagenet.{options.architecture}.json"
     if path.is_file():  # rows that were not measured this time stay
         record["rows"] = json.loads(path.read_text(encoding="utf-8"))["rows"] | rows
-    replace_text(path, json.dumps(record, indent=1) + "\n")
-    replace_text(path.with_suffix(".md"), fidelity_table(record))
+    write_text(path, json.dumps(record, indent=1) + "\n")
+    write_text(path.with_suffix(".md"), fidelity_table(record))
     print(fidelity_table(record))
 
 

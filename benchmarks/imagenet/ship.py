@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmarks.imagenet.bed import KNOWN
+from timm_asap._io import write_text
 from timm_asap.errors import UserError
 from timm_asap.healing.adapt import imagenet_names
 from timm_asap.hub import write_card
-from timm_asap.training.files import replace_text
 from timm_asap.training.run_folder import ADAPTATION
 from timm_asap.zoo.shipped import WEIGHTS
 
@@ -53,7 +53,7 @@ def main() -> None:
     state = load_file(options.run / "model.safetensors")
     save_file({key: _smaller(value) for key, value in state.items()}, WEIGHTS / f"{name}.safetensors")
     config |= {"license": options.license, "adapted_from": adaptation["teacher"].rpartition(":")[2]}
-    replace_text(WEIGHTS / f"{name}.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    write_text(WEIGHTS / f"{name}.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     record_logits(name)
     card = write_card(options.run, shipped_as=name, output=CARDS / f"{name}.md", overwrite=True)
     print(f"{name}: {(WEIGHTS / f'{name}.safetensors').stat().st_size / 1e6:.1f} MB, card {card.name}")

@@ -14,10 +14,10 @@ import tyro
 
 import timm_asap
 from benchmarks.study.ship import shipped_records
+from timm_asap._io import write_text
 from timm_asap.evaluation.per_image import write_per_image
 from timm_asap.evaluation.record import PER_IMAGE, RECORD, read_record, summarize
 from timm_asap.hub.card import write_card
-from timm_asap.training.files import replace_text
 
 CARDS = Path(timm_asap.__file__).with_name("model_cards")
 
@@ -58,7 +58,7 @@ def join_evaluations(folder: Path, parts: tuple[str, ...]) -> None:
     content["produced_by"]["command"] = "; ".join(commands)
     right, sample_ids = ({k: v for r in records for k, v in r.per_image()[which].items()} for which in (0, 1))
     write_per_image(folder / PER_IMAGE, right, sample_ids, content["model"]["weights_sha256"], {})
-    replace_text(folder / RECORD, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / RECORD, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from benchmarks.common import RESULTS
 from benchmarks.study.held_out import held_out_folder
 from benchmarks.study.plan import StudyRun
+from timm_asap._io import replace_file, write_text
 from timm_asap.evaluation import EvaluateConfig, evaluate
 from timm_asap.evaluation.record import RECORD, read_record
-from timm_asap.training.files import replace_file, replace_text
 from timm_asap.training.run_folder import RunFolder
 
 RECORDS = RESULTS / "study"
@@ -103,7 +103,7 @@ def write_json(run: StudyRun, work: Path) -> Path:
     path = RECORDS / f"{run.name}.json"
     with replace_file(path.with_suffix(".safetensors")) as aside:
         save_file(bits, aside)
-    replace_text(path, json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")
     return path
 
 

@@ -14,8 +14,8 @@ from benchmarks.study.measure import PARTS
 from benchmarks.study.plan import RECIPE
 from benchmarks.study.results import StudyRecord, load_records
 from benchmarks.study.speed import speed_table
+from timm_asap._io import write_text
 from timm_asap.training.figures import save_png
-from timm_asap.training.files import replace_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
 #: What we make of the numbers: the only part that is written by hand.
@@ -121,7 +121,7 @@ def main() -> None:
     records = load_records()
     save_png(draw_differences(records), PAGE.parent / "evidence_corruptions.png")
     save_png(draw_eps_curves(records), PAGE.parent / "evidence_attacks.png")
-    replace_text(PAGE, page(records))
+    write_text(PAGE, page(records))
     print(PAGE)
 
 

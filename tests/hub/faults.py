@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import unquote
 
@@ -24,6 +25,10 @@ class Fault:
         wrong_bytes: Answer as many bytes as wanted, the last four of them inverted.
         lose_answer: Carry the request out, then hang up.
         hold: Wait until the test calls `release()`; then carry the request out.
+        answer: Answer this with status 200 and without the Hub's headers, as a proxy does; nothing is carried out.
+        rewrite: Carry the request out, then answer what this makes of the body.
+        silent: Never answer, until the test calls `release()`; nothing is carried out.
+        drip: Carry the request out, then answer the body byte by byte, 20 in a second.
 
     Attributes:
         reached: Set once a request met this fault.
@@ -39,27 +44,39 @@ class Fault:
     wrong_bytes: bool = False
     lose_answer: bool = False
     hold: bool = False
+    answer: bytes | None = None
+    rewrite: Callable[[bytes], bytes] | None = None
+    silent: bool = False
+    drip: bool = False
     reached: threading.Event = field(default_factory=threading.Event)
     hits: int = 0
 
     def __post_init__(self) -> None:
-        numbers = (self.status, self.cut_after, self.truncate_to)
-        kinds = sum(n is not None for n in numbers) + self.wrong_bytes + self.lose_answer + self.hold
+        values = (self.status, self.cut_after, self.truncate_to, self.answer, self.rewrite)
+        flags = (self.wrong_bytes, self.lose_answer, self.hold, self.silent, self.drip)
+        kinds = sum(value is not None for value in values) + sum(flags)
         if kinds != 1:
             raise ValueError(f"a fault has exactly one kind, this one has {kinds}")
         self._released = threading.Event()
 
     def release(self) -> None:
-        """Let the requests go on that `hold` stopped."""
+        """Let the requests go on that `hold` or `silent` stopped."""
         self._released.set()
 
     def wait(self) -> None:
         """Return at once, or after `release()` if this fault holds requests."""
-        if self.hold:
+        if self.hold or self.silent:
             self._released.wait(_HOLD_S)
+
+    @property
+    def is_released(self) -> bool:
+        """Whether the test is over, or has called `release()`."""
+        return self._released.is_set()
 
     def spoil(self, body: bytes) -> bytes:
         """The body of a response as this fault lets it out."""
+        if self.rewrite is not None:
+            return self.rewrite(body)
         if self.truncate_to is not None:
             return body[: self.truncate_to]
         if self.wrong_bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from pathlib import PurePosixPath
 from typing import Any
 
 from hub.messages import HubError, Request, Response, reply
@@ -18,11 +19,19 @@ from hub.state import Hub
 def choose_upload_modes(hub: Hub, request: Request, kind: str, repo: str, revision: str) -> Response:
     repository = hub.open(request.user, kind, repo, write=True)
     present = repository.find(revision).files
+    body = request.json()
+    # as on the Hub, what the client sends goes before what the repository holds
+    default = present[".gitignore"].content.decode() if ".gitignore" in present else ""
+    ignored = body.get("gitIgnore", default).split()
     files = []
-    for file in request.json()["files"]:
+    for file in body["files"]:
         path = file["path"]
         as_lfs = is_lfs(path, base64.b64decode(file["sample"]), file["size"])
-        answer = {"path": path, "uploadMode": "lfs" if as_lfs else "regular", "shouldIgnore": False}
+        answer = {
+            "path": path,
+            "uploadMode": "lfs" if as_lfs else "regular",
+            "shouldIgnore": any(map(PurePosixPath(path).match, ignored)),
+        }
         if path in present:
             answer["oid"] = present[path].etag
         files.append(answer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from timm_asap._io import write_json
 from timm_asap.command_line import parse
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, check_seed
 from timm_asap.evaluation.comparison import METHOD, Comparison, Row, compare
 from timm_asap.evaluation.intervals import RESAMPLES
 from timm_asap.evaluation.record import read_record
 from timm_asap.evaluation.table import wide_console
-from timm_asap.training.files import replace_text
 
 _COLOURS = {"win": "green", "loss": "red", "tie": "dim", None: ""}
 
@@ -44,8 +43,7 @@ class CompareOptions:
             raise UserError(f"expected two records or more, the baseline first, got {len(self.records)}")
         if self.resamples < 1000:
             raise UserError(f"--resamples: expected 1000 or more, got {self.resamples}")
-        if self.seed < 0:
-            raise UserError(f"--seed: expected 0 or more, got {self.seed}")
+        check_seed(self.seed)
         if self.output is not None and Path(self.output).exists() and not self.overwrite:
             raise UserError(f"--output {self.output} is there already: --overwrite replaces it")
 
@@ -67,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
             "seed": options.seed,
             "comparisons": [comparison.record() for comparison in comparisons],
         }
-        replace_text(Path(options.output), json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        write_json(options.output, content)
         console.print(f"wrote {options.output}")
 
 

@@ -13,16 +13,16 @@ from typing import Annotated
 
 import timm
 import tyro
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from rich.console import Console
 from rich.table import Table
 from timm.models import get_pretrained_cfg, split_model_name_tag
 
 import timm_asap  # noqa: F401  registers the low-resolution networks
+from timm_asap._io import disk_errors
 from timm_asap.command_line import parse
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.report import ConversionReport, Site
-from timm_asap.zoo import AsapOptions, is_shipped, is_twin, plain_name, twin_names
+from timm_asap.zoo import AsapOptions, create_model, is_shipped, is_twin, plain_name, twin_names
 from timm_asap.zoo.asap_twins import SUFFIX
 from timm_asap.zoo.summary import dry_run
 
@@ -107,11 +107,12 @@ def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
         cfg = get_pretrained_cfg(named).to_dict()
         overlay = {key: value for key, value in cfg.items() if key not in ("architecture", "tag")}
     try:
-        model = timm.create_model(twin, pretrained=True, pretrained_cfg_overlay=overlay, **asdict(asap))
-    except (RuntimeError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UserError(f"the weights of {plain} cannot be had: {str(error).strip().splitlines()[0]}") from error
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        model = create_model(twin, plain, pretrained=True, pretrained_cfg_overlay=overlay, **asdict(asap))
+    except UserError as error:
+        raise UserError(f"the weights of {plain} are not available: {error}") from error
+    with disk_errors(f"--output {folder} cannot be written"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(f"--output {folder} cannot be written"), tempfile.TemporaryDirectory(dir=folder.parent) as aside:
         timm.models.save_for_hf(model, aside, safe_serialization=True)
         config_file = Path(aside) / "config.json"
         config = json.loads(config_file.read_text(encoding="utf-8"))

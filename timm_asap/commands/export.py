@@ -11,8 +11,8 @@ import tyro
 import timm_asap  # noqa: F401  registers the twins
 from timm_asap.command_line import parse
 from timm_asap.errors import UserError
-from timm_asap.hub.loading import load
 from timm_asap.hub.onnx_export import export_onnx
+from timm_asap.zoo import load, model_folder
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--onnx {options.onnx} is a folder: expected a file, such as model.onnx")
     if file.exists() and not options.overwrite:
         raise UserError(f"--onnx {file} is there already: --overwrite replaces it")
-    name = options.model
-    model = load(f"local-dir:{name}" if ":" not in name and ("/" in name or Path(name).is_dir()) else name)
+    model = load(model_folder(options.model))
     report = export_onnx(model, file, opset=options.opset, include_normalization=options.include_normalization)
     print(report)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,42 +15,43 @@ from torch.utils.data import DataLoader
 
 import timm_asap  # noqa: F401  registers the twins
 from timm_asap import data
+from timm_asap._io import as_json, disk_errors, is_leftover, remove, replace_file, sync_file
+from timm_asap._lock import LOCK_FILES, folder_lock, refuse_if_locked
 from timm_asap.command_line import parse
+from timm_asap.data.labels import match_labels, renumbered
+from timm_asap.data.options import DataSource
 from timm_asap.data.splits import TensorSplit
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, check_seed
+from timm_asap.evaluation.intervals import below_chance
+from timm_asap.evaluation.processes import resolve_device
 from timm_asap.healing import batchnorm_layers, heal
 from timm_asap.healing.pair import load_pair
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.export import export_model
 from timm_asap.training.facts import hardware, package_versions
-from timm_asap.training.files import replace_text
 from timm_asap.training.plan import Plan
-from timm_asap.training.run_folder import RunFolder
+from timm_asap.training.run_folder import MODEL_FILES, RunFolder
 from timm_asap.zoo import AsapOptions
+from timm_asap.zoo.memory import check_memory, image_memory
 
 _STEM = {"auto": "auto", "true": True, "false": False}
-_OWN_FILES = (
-    *("model.safetensors", "config.json", "heal.json", "README.md"),
-    *("evaluation.json", "evaluation.safetensors", "comparison.json", "plots"),
+_OF_OLDER_WEIGHTS = (
+    *("evaluation.json", "evaluation.safetensors", "evaluation.partial.safetensors", "comparison.json"),
+    *("plots", "publish"),
 )
+_OWN_FILES = (*MODEL_FILES, "heal.json", "README.md", *_OF_OLDER_WEIGHTS)
 
 
 @dataclass(frozen=True)
-class HealOptions:
+class HealOptions(DataSource):
     """Swap the strides of a trained network, and repair it with the training images of a data set, without labels."""
 
     model: tyro.conf.Positional[str]
     """A run folder, a pretrained model of timm such as resnet50.a1_in1k, its twin, or hf-hub:NAME."""
-    dataset: str
+    dataset: str = field(kw_only=True)
     """A data set with the classes of the model, as train.py names it; its labels only measure accuracy."""
-    output: str
+    output: str = field(kw_only=True)
     """Folder to write: model.safetensors and config.json, as timm loads them, and heal.json."""
-    data_dir: str | None = None
-    """Folder that holds the files of the data set."""
-    image_key: str | None = None
-    """Column that holds the images; by default the only one that does."""
-    label_key: str | None = None
-    """Column that holds the labels; by default the only one that does."""
     training_distribution: bool = False
     """The data set is what the model was trained on: replace the BatchNorm statistics by those of its images, instead
     of moving them by what the swap changes."""
@@ -88,6 +89,7 @@ class HealOptions:
                     f"--{name.replace('_', '-')}: expected {least} or more, got {getattr(self, name)}; statistics need "
                     "two images, and one more is held out to measure on"
                 )
+        check_seed(self.seed)
         if self.ridge is not None and not self.ridge > 0:
             raise UserError(f"--ridge: expected a number above 0, got {self.ridge:g}")
         if self.stem is not None and self.stem not in _STEM:
@@ -108,31 +110,44 @@ class HealOptions:
 def main(argv: Sequence[str]) -> None:
     """Heal, write, and print what it brought."""
     options = parse(HealOptions, argv, prog="timm-asap heal")
-    folder, device = _output_folder(options), _device(options.device)
+    folder, device = Path(options.output), resolve_device(options.device)
+    _check_output(folder, options.overwrite)
+    refuse_if_locked(folder)
     plain, model = load_pair(options.model, options.asap_kwargs)
     if not (options.refit or options.refit_all) and not batchnorm_layers(model):
         raise UserError(f"{options.model} has no BatchNorm, and so no statistics to move: give --refit")
-    dataset = data.load_dataset(
-        options.dataset, options.data_dir, image_key=options.image_key, label_key=options.label_key
-    )
-    if model.num_classes != dataset.num_classes:
-        raise UserError(
-            f"{options.model} tells {model.num_classes} classes apart, and {options.dataset} has "
-            f"{dataset.num_classes}: heal with the data set that the model was trained on"
-        )
+    dataset = options.load_data()
+    for line in (dataset.source, *dataset.notes):
+        print(line)
+    dataset = _in_the_models_order(options, dataset, model)
     plan = _plan(options, dataset, model)
+    if device.type == "cpu":
+        needed = image_memory(plan.input_size, min(options.batch_size, options.limit))
+        check_memory(needed, f"{options.model} with --batch-size {options.batch_size}")
+    with folder_lock(folder, "timm-asap heal"):
+        _check_output(folder, options.overwrite)
+        _heal_and_write(options, plan, plain, device, folder)
+    print(RunFolder(folder).load_line)
+
+
+def _heal_and_write(
+    options: HealOptions, plan: Plan, plain: nn.Module | None, device: torch.device, folder: Path
+) -> None:
+    model, dataset = plan.model, plan.dataset
     architecture = model.pretrained_cfg["architecture"]
     report_on = {"model": options.model, "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
     print(", ".join(f"{name} {value}" for name, value in report_on.items()))
 
-    test = _loader(plan, dataset.test)
+    measured = data.leave_out_unreadable(dataset.test) if options.skip_unreadable else dataset.test
+    test = _loader(plan, measured)
     model.to(device)
     accuracy = {}
     if plain is not None:
         accuracy["plain"] = _accuracy(plain.to(device), test, device)
     accuracy["before"] = _accuracy(model, test, device)
     few = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(options.seed))[: options.limit]
-    images = _loader(plan, dataset.train.select(few))
+    chosen = dataset.train.select(few)
+    images = _loader(plan, data.leave_out_unreadable(chosen) if options.skip_unreadable else chosen)
     try:
         report = heal(
             model,
@@ -148,43 +163,60 @@ def main(argv: Sequence[str]) -> None:
     print(report)
     accuracy["healed"] = _accuracy(model, test, device)
     print(
-        f"accuracy on {dataset.test_name} ({len(dataset.test):,} images): "
+        f"accuracy on {dataset.test_name} ({len(measured):,} images): "
         + ", ".join(f"{name} {value:.2f} %" for name, value in accuracy.items())
     )
+    best = max(accuracy["healed"], accuracy.get("plain", 0.0))
+    if doubt := below_chance(best, len(measured), dataset.num_classes):
+        print(doubt, file=sys.stderr)
 
-    export_model(plan, model, folder)
     about = {key: getattr(dataset, key) for key in ("source", "frame", "test_name")}
     record = {**report_on, "dataset": dataset.name, **about}
     record |= {"versions": package_versions(), "hardware": hardware(device)}
     record["fidelity"] = {"before": asdict(report.before), "after": asdict(report.after)}
-    record |= {"test_images": len(dataset.test), "accuracy": accuracy, "report": asdict(report)}
-    replace_text(folder / "heal.json", json.dumps(record, indent=2) + "\n")
-    print(RunFolder(folder).load_line)
+    record |= {"test_images": len(measured), "accuracy": accuracy, "report": asdict(report)}
+    # the record is on the disk before the weights are replaced, and in its place after them
+    with replace_file(folder / "heal.json") as aside:
+        aside.write_text(as_json(record), encoding="utf-8")
+        sync_file(aside)
+        export_model(plan, model, folder)
+    with disk_errors(f"{folder} cannot be cleared of what the model before it was measured to do"):
+        for name in _OF_OLDER_WEIGHTS:
+            remove(folder / name)
+
+
+def _in_the_models_order(options: HealOptions, dataset: data.ImageDataset, model: nn.Module) -> data.ImageDataset:
+    """The data set with its classes numbered, and called, as the model's."""
+    if model.num_classes != dataset.num_classes:
+        raise UserError(
+            f"{options.model} tells {model.num_classes} classes apart, and {options.dataset} has "
+            f"{dataset.num_classes}: heal with the data set that the model was trained on"
+        )
+    own = model.pretrained_cfg.get("label_names")
+    own = tuple(own) if own and len(own) == model.num_classes else None
+    try:
+        classes = match_labels(dataset.label_names, own, model.num_classes, dataset.class_order)
+    except UserError as error:
+        raise UserError(f"{options.model} does not fit data set {options.dataset!r}: {error}") from error
+    dataset = renumbered(dataset, classes)
+    return dataset if own is None else replace(dataset, label_names=own)
 
 
 def _asap_options(model: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in model._model_args.items() if name in AsapOptions.__dataclass_fields__}
 
 
-def _output_folder(options: HealOptions) -> Path:
-    folder = Path(options.output)
+def _check_output(folder: Path, overwrite: bool) -> None:
+    """See that a model may be written to a folder."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file: expected a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        found = {path.name for path in folder.iterdir()}
-        if not found <= set(_OWN_FILES):
-            raise UserError(f"--output {folder} holds other files: choose another folder")
-        if not options.overwrite:
-            raise UserError(f"{folder} already holds a healed model: --overwrite replaces it")
-    return folder
-
-
-def _device(name: str | None) -> torch.device:
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used: {str(error).strip().splitlines()[0]}") from error
+    with disk_errors(f"--output {folder} cannot be read"):
+        there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    found = {name for name in there if name not in LOCK_FILES and not is_leftover(name)}
+    if not found <= set(_OWN_FILES):
+        raise UserError(f"--output {folder} holds other files: choose another folder")
+    if found and not overwrite:
+        raise UserError(f"{folder} already holds a healed model: --overwrite replaces it")
 
 
 def _plan(options: HealOptions, dataset: data.ImageDataset, model: nn.Module) -> Plan:

@@ -9,7 +9,10 @@ import tyro
 
 import timm_asap  # noqa: F401  registers the twins
 from timm_asap.command_line import parse
+from timm_asap.hub.bundle import CARD
+from timm_asap.hub.hub_edits import EditedOnHubError
 from timm_asap.hub.publishing import Published, publish
+from timm_asap.text import as_text
 
 
 @dataclass(frozen=True)
@@ -33,22 +36,39 @@ class PublishOptions:
     """Send nothing: write what would be sent to RUN/publish, and print what it would change on the Hub."""
     message: str | None = None
     """Title of the commit."""
+    overwrite_card: bool = False
+    """Replace the card on the Hub even if somebody changed it there; its parts between keep and /keep are lost, too."""
+    overwrite_files: bool = False
+    """Replace the other files on the Hub even if somebody changed them there."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Publish, and say what changed."""
     options = parse(PublishOptions, argv, prog="timm-asap publish")
-    done = publish(
-        options.run,
-        options.repo,
-        private=not options.public,
-        revision=options.revision,
-        create_pr=options.create_pr,
-        dry_run=options.dry_run,
-        message=options.message,
-    )
+    try:
+        done = publish(
+            options.run,
+            options.repo,
+            private=not options.public,
+            revision=options.revision,
+            create_pr=options.create_pr,
+            dry_run=options.dry_run,
+            message=options.message,
+            overwrite_card=options.overwrite_card,
+            overwrite_files=options.overwrite_files,
+        )
+    except EditedOnHubError as error:
+        print(error.difference)
+        raise
     print(done.difference)
+    for path in done.left_out:
+        print(f"left out  {as_text(path)}")
+    if done.merged:
+        sections = ", ".join(map(as_text, done.merged))
+        print(f"merged    {CARD}: {sections} as edited on the Hub; {options.run}/{CARD} has it now, too")
     if options.dry_run:
+        if done.edited is not None:
+            print(f"{done.edited.difference}\npublishing would be refused: {done.edited}")
         print(f"nothing was sent; {done.folder} holds what would go to {done.url}")
         return
     _tell(done, public_wanted=options.public)

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from timm_asap.data.corrupt import PADDING_LABEL, CorruptImages
 from timm_asap.data.images import ImageFileError
 from timm_asap.data.seeds import derive_seed, global_generators_seeded
 from timm_asap.data.small_augment import Changes
 from timm_asap.data.small_transform import SmallTransform
 from timm_asap.data.splits import LazySplit, TensorSplit
+from timm_asap.data.unreadable import PADDING_LABEL, UnreadableImages
 from timm_asap.errors import UserError
 
 
@@ -99,7 +99,7 @@ class LazyImages(EpochDataset):
         self.split = split
         self.transform = transform
         self.training = training
-        self.corrupt = CorruptImages(split.skip_corrupt)
+        self.unreadable = UnreadableImages(split.skip_unreadable)
 
     def __len__(self) -> int:
         return len(self.split)
@@ -114,7 +114,7 @@ class LazyImages(EpochDataset):
             try:
                 return self.split[other]
             except ImageFileError as error:
-                self.corrupt.note(error)
+                self.unreadable.note(error)
             if not self.training:
                 return Image.new("RGB", (256, 256)), PADDING_LABEL
         raise UserError(f"none of {len(self)} images can be read")

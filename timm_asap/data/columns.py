@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,6 +63,32 @@ def find_label_column(features: datasets.Features, asked: str | None) -> str:
     return name
 
 
+class UnknownClassesError(UserError):
+    """Which classes there are cannot be known of the images to measure on alone."""
+
+
+def is_named(feature: object) -> bool:
+    """Whether a column's type says the names of the classes."""
+    import datasets
+
+    return isinstance(feature, datasets.ClassLabel)
+
+
+def values_called(names: tuple[str, ...], some: list) -> list | None:
+    """The labels without names of which these names were made when a model was trained; None if it was not so.
+
+    Args:
+        names: In the order of the model's outputs.
+        some: Labels that there are; not each has to be there.
+    """
+    values = list(names)
+    if not any(isinstance(value, str) for value in some):
+        if not all(name.lstrip("-").isdecimal() for name in names):
+            return None
+        values = [int(name) for name in names]
+    return values if set(some) - {None} <= set(values) and values == sorted(values) else None
+
+
 class LabelEncoder:
     """From the values of a label column to class numbers, 0 up.
 
@@ -71,6 +98,8 @@ class LabelEncoder:
             them. None for a stream.
         num_classes: Says that labels are numbers from 0 up to this one, excluded.
         label_names: Says that labels are these names, or their numbers from 0 up.
+        class_order: "natural" or "alphabetical": number the classes in that order of their names. By default named
+            classes keep their own order, and others are in alphabetical order, or in that of their numbers.
 
     Raises:
         UserError: The number of classes is not the one given, or cannot be known.
@@ -82,10 +111,27 @@ class LabelEncoder:
         train_values: list | None,
         num_classes: int | None = None,
         label_names: tuple[str, ...] | None = None,
+        class_order: str | None = None,
     ) -> None:
-        import datasets
+        self._name_and_number(feature, train_values, num_classes, label_names)
+        if class_order is None:
+            return
+        if label_names is not None:
+            raise UserError("--label-names are in an order already: leave --class-order out")
+        order = in_order(self.names, class_order)
+        old_number = {name: number for number, name in enumerate(self.names)}
+        new_number = {old_number[name]: number for number, name in enumerate(order)}
+        self.names = order
+        self._numbers = {value: new_number[number] for value, number in self._numbers.items()}
 
-        own_names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    def _name_and_number(
+        self,
+        feature: object,
+        train_values: list | None,
+        num_classes: int | None,
+        label_names: tuple[str, ...] | None,
+    ) -> None:
+        own_names = feature.names if is_named(feature) else None
         if label_names is not None or own_names is not None:
             self.names = tuple(own_names if label_names is None else label_names)
         elif num_classes is not None:
@@ -131,6 +177,21 @@ class LabelEncoder:
         """
         numbers = [self.number(value, f"row {row} of {where}") for row, value in enumerate(values)]
         return torch.tensor(numbers, dtype=torch.int64)
+
+
+CLASS_ORDERS = ("natural", "alphabetical")
+"""class2 before class10, capitals and small letters alike, as timm numbers class folders; or by characters, as
+torchvision and `datasets` do."""
+
+
+def in_order(names: Iterable[str], class_order: str) -> tuple[str, ...]:
+    """Names of classes in one of `CLASS_ORDERS`."""
+    return tuple(sorted(sorted(names), key=_natural if class_order == "natural" else None))
+
+
+def _natural(name: str) -> list[str | int]:
+    # timm.utils.natural_key, which fails for figures that are no decimal numbers: m²
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]
 
 
 def column_values(table: datasets.Dataset, name: str) -> list:

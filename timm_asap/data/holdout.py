@@ -41,23 +41,27 @@ def hold_out(split: TensorSplit | LazySplit, share: float, seed: int) -> tuple[S
 
 
 def hold_out_fifth(split: TensorSplit | LazySplit, seed: int) -> tuple[Split, Split, str]:
-    """Splits off a fifth of the samples to measure on, with each class in its proportion.
+    """Splits off a fifth of the samples to measure on, with each class in its proportion; of very few, one of each.
 
     Args:
         split: What to divide.
         seed: Which fifth.
 
     Returns:
-        The remaining four fifths, the fifth, and its name for `ImageDataset.test_name`.
+        The remaining samples, those held out, and their name for `ImageDataset.test_name`.
 
     Raises:
         UserError: There are too few samples to have every class on both sides.
     """
+    # nobody asked for a fifth: of a few images it is one of each class
+    classes = len(split.labels.unique())
+    share = max(0.2, classes / max(1, len(split)))
     try:
-        kept, held_out = hold_out(split, 0.2, seed)
+        kept, held_out = hold_out(split, share, seed)
     except UserError as error:
         raise UserError(f"no test split, and {error}, or a test split") from error
-    return kept, held_out, f"held-out fifth, seed {seed}"
+    name = "fifth" if share == 0.2 else f"{len(held_out)} images"
+    return kept, held_out, f"held-out {name}, seed {seed}"
 
 
 def hold_out_validation(dataset: ImageDataset, share: float, seed: int) -> ImageDataset:

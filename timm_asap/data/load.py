@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from timm_asap.data.columns import CLASS_ORDERS
 from timm_asap.data.digits import load_digits
 from timm_asap.data.holdout import hold_out_validation
-from timm_asap.data.huggingface import load_huggingface
+from timm_asap.data.huggingface import load_huggingface, load_measured
 from timm_asap.data.idx import load_fashion_mnist, load_idx
 from timm_asap.data.splits import ImageDataset
 from timm_asap.data.streams import load_stream
@@ -32,8 +33,11 @@ def load_dataset(
     shuffle_buffer: int = 10_000,
     num_classes: int | None = None,
     label_names: Sequence[str] | None = None,
-    skip_corrupt: bool = False,
+    class_order: str | None = None,
+    skip_unreadable: bool = False,
     seed: int = 0,
+    measure_only: bool = False,
+    trained_names: Sequence[str] | None = None,
 ) -> ImageDataset:
     """Loads a data set of labelled images.
 
@@ -53,11 +57,18 @@ def load_dataset(
         shuffle_buffer: Most images that a training process draws from when a stream is shuffled.
         num_classes: Number of classes, where labels are numbers without names; a stream needs it there.
         label_names: The names of the classes in the order of their numbers, likewise.
-        skip_corrupt: Leave out images that cannot be read, with one warning, instead of stopping. Large ones are found
-            when they are fetched: in training the image that follows takes their place, in evaluation they are
+        class_order: Number the classes in the "natural" order of their names (class2 before class10, as timm does) or
+            the "alphabetical" one (as torchvision does). By default classes keep the order that the data set gives
+            them; those of folders are in alphabetical order.
+        skip_unreadable: Leave out images that cannot be read, with one warning, instead of stopping. Large ones are
+            found when they are fetched: in training the image that follows takes their place, in evaluation they are
             labelled `PADDING_LABEL`.
         seed: Which samples to hold out, as `val` and as the test fifth of a data set without a test split; 0 to
             2**32 - 1.
+        measure_only: Only `test` is wanted: no other image is decoded, or fetched from the Hub, and `train` is empty
+            where `test` does not come out of it.
+        trained_names: With `measure_only`, the names of classes that a model was trained on: they say which labels
+            there are where the data do not.
 
     Raises:
         UserError: The name is unknown, or the data are missing, damaged or unlabelled.
@@ -73,6 +84,8 @@ def load_dataset(
         raise UserError(f"--num-classes is a number from 1 up, got {num_classes}")
     if streaming and val_share:
         raise UserError("--val-share: nothing can be held out of a stream; leave --streaming or --val-share out")
+    if class_order is not None and class_order not in CLASS_ORDERS:
+        raise UserError(f"--class-order: {unknown_name('order', class_order, CLASS_ORDERS)}")
     options = {
         "image_key": image_key,
         "label_key": label_key,
@@ -80,6 +93,7 @@ def load_dataset(
         "test_split": test_split,
         "num_classes": num_classes,
         "label_names": None if label_names is None else tuple(label_names),
+        "class_order": class_order,
     }
     if name in _OWN_NAMES:
         given = {**options, "streaming": streaming or None, "data_dir": data_dir if name == "digits" else None}
@@ -89,13 +103,16 @@ def load_dataset(
         hint = unknown_name("data set", name, DATASET_NAMES)
         raise UserError(f"{hint}, a Hugging Face id (owner/name), a folder or a file")
     elif streaming:
-        return load_stream(name, data_dir, skip_corrupt=skip_corrupt, shuffle_buffer=shuffle_buffer, **options)
+        return load_stream(name, data_dir, skip_unreadable=skip_unreadable, shuffle_buffer=shuffle_buffer, **options)
     if name == "digits":
         dataset = load_digits(seed)
     elif name == "fashion_mnist":
         dataset = load_fashion_mnist(data_dir)
     elif name == "idx":
         dataset = load_idx(data_dir)
+    elif measure_only:
+        options |= {"trained_names": None if trained_names is None else tuple(trained_names)}
+        return load_measured(name, data_dir, skip_unreadable=skip_unreadable, seed=seed, **options)
     else:
-        dataset = load_huggingface(name, data_dir, skip_corrupt=skip_corrupt, seed=seed, **options)
+        dataset = load_huggingface(name, data_dir, skip_unreadable=skip_unreadable, seed=seed, **options)
     return hold_out_validation(dataset, val_share, seed) if val_share else dataset

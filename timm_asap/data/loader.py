@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Sampler, default_collate
 
 from timm_asap.data.augment import AugmentConfig, default_augment
 from timm_asap.data.batches import EpochDataset, LazyImages, TensorBatches
+from timm_asap.data.images import cut_ends
 from timm_asap.data.seeds import derive_seed
 from timm_asap.data.small_transform import SmallTransform
 from timm_asap.data.splits import ImageDataset, Split, StreamSplit, TensorSplit
@@ -154,10 +156,10 @@ def set_epoch(loader: DataLoader | StreamLoader, epoch: int) -> None:
     target.set_epoch(epoch)
 
 
-def count_corrupt(loader: DataLoader | StreamLoader) -> int:
+def count_unreadable(loader: DataLoader | StreamLoader) -> int:
     """How many images this process could not read and skipped so far, its workers included."""
-    corrupt = getattr(loader.dataset, "corrupt", None)
-    return 0 if corrupt is None else corrupt.count
+    unreadable = getattr(loader.dataset, "unreadable", None)
+    return 0 if unreadable is None else unreadable.count
 
 
 def _large_transform(
@@ -169,7 +171,7 @@ def _large_transform(
     interpolation: str,
     crop_pct: float,
 ) -> Callable:
-    return create_transform(
+    transform = create_transform(
         input_size,
         is_training=training,
         train_crop_mode=augment.train_crop_mode,
@@ -186,6 +188,19 @@ def _large_transform(
         std=std,
         crop_pct=crop_pct,
     )
+    # the random resized crop cuts first and resizes then
+    bounded = training and augment.train_crop_mode == "rrc"
+    return transform if bounded else _CutEnds(transform)
+
+
+class _CutEnds:
+    """A transform that begins with a resize by the short side, of images that are not too long for it."""
+
+    def __init__(self, transform: Callable) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return self.transform(cut_ends(image))
 
 
 def _already_batched(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

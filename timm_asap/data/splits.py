@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from timm_asap.data.columns import LabelEncoder
-from timm_asap.data.images import decode_image, in_folder
+from timm_asap.data.images import decode_image, image_size, in_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -55,7 +55,7 @@ class LazySplit:
         image_key: Name of the image column.
         label_key: Name of the label column, for the record: `labels` holds its encoded values.
         labels: int64, (N,).
-        skip_corrupt: Whether samples that cannot be read are replaced instead of reported.
+        skip_unreadable: Whether samples that cannot be read are replaced instead of reported.
         folder: Where relative paths of images lead from.
     """
 
@@ -63,7 +63,7 @@ class LazySplit:
     image_key: str
     label_key: str
     labels: torch.Tensor
-    skip_corrupt: bool = False
+    skip_unreadable: bool = False
     folder: Path | None = None
 
     def __len__(self) -> int:
@@ -77,6 +77,11 @@ class LazySplit:
         """The image in mode L if its file is grey, else RGB."""
         record = in_folder(self.dataset[index][self.image_key], self.folder)
         return decode_image(record, fallback_name=f"row {index} of column {self.image_key!r}")
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(W, H) of the image by its file's header: nothing is decoded."""
+        record = in_folder(self.dataset[index][self.image_key], self.folder)
+        return image_size(record, fallback_name=f"row {index} of column {self.image_key!r}")
 
     def select(self, indices: torch.Tensor) -> LazySplit:
         """The split of these samples, in this order."""
@@ -97,7 +102,7 @@ class StreamSplit:
         small: (C, H, W) that small images are brought to, of 1 or 3 channels; None for large images.
         source: What to call the stream in an error.
         shuffle_buffer: Most samples that a training process holds to draw from.
-        skip_corrupt: Whether samples that cannot be read are replaced instead of reported.
+        skip_unreadable: Whether samples that cannot be read are replaced instead of reported.
         folder: Where relative paths of images lead from.
     """
 
@@ -109,7 +114,7 @@ class StreamSplit:
     small: tuple[int, int, int] | None
     source: str
     shuffle_buffer: int = 10_000
-    skip_corrupt: bool = False
+    skip_unreadable: bool = False
     folder: Path | None = None
 
     def decode(self, record: Mapping, fallback_name: str) -> Image.Image:
@@ -142,6 +147,8 @@ class ImageDataset:
         val: The split to choose by (the best epoch, when to stop), so that `test` is not; None without one.
         val_name: Which samples `val` holds: "validation", "held-out 20 % of train, seed 0".
         frame: Pixels of zeros that were put around the images of `train`: left, top, right and bottom.
+        class_order: In which order the classes are numbered, where that was asked for; see `load_dataset`.
+        notes: Where the splits were found, and what was not read; a line each.
     """
 
     name: str
@@ -156,6 +163,8 @@ class ImageDataset:
     val: Split | None = None
     val_name: str | None = None
     frame: tuple[int, int, int, int] = (0, 0, 0, 0)
+    class_order: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -176,7 +185,7 @@ def small_dataset(
     train: TensorSplit,
     test: TensorSplit,
     val: TensorSplit | None = None,
-    **about: str | None,
+    **about: Any,
 ) -> ImageDataset:
     """A data set of small images: framed to `MIN_SIDE_PX` and measured for normalisation.
 
@@ -186,7 +195,7 @@ def small_dataset(
         train: Likewise.
         test: Likewise.
         val: Likewise.
-        **about: `test_name`, `source` and `val_name`.
+        **about: `test_name`, `source`, `val_name`, `class_order` and `notes`.
     """
     frame = frame_of(*train.images.shape[-2:])
     train, test = _frame(train), _frame(test)
@@ -199,7 +208,7 @@ def small_dataset(
 
 
 def large_dataset(
-    name: str, label_names: tuple[str, ...], train: Split, test: Split, val: Split | None = None, **about: str | None
+    name: str, label_names: tuple[str, ...], train: Split, test: Split, val: Split | None = None, **about: Any
 ) -> ImageDataset:
     """A data set of large images: 224 pixels a side and ImageNet's statistics, as timm's networks expect.
 
@@ -209,7 +218,7 @@ def large_dataset(
         train: Likewise.
         test: Likewise.
         val: Likewise.
-        **about: `test_name`, `source` and `val_name`.
+        **about: `test_name`, `source`, `val_name`, `class_order` and `notes`.
     """
     normalise = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     return ImageDataset(name, label_names, train, test, image_size=(3, 224, 224), val=val, **normalise, **about)

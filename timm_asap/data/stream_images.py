@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
-from timm_asap.data.corrupt import PADDING_LABEL, CorruptImages
 from timm_asap.data.images import ImageFileError, stack_images
 from timm_asap.data.seeds import derive_seed, global_generators_seeded
 from timm_asap.data.small_augment import Changes
 from timm_asap.data.small_transform import SmallTransform
 from timm_asap.data.splits import StreamSplit, frame_images
+from timm_asap.data.unreadable import PADDING_LABEL, UnreadableImages
 from timm_asap.errors import UserError
 
 _TABLE_ROWS = 4096
@@ -45,7 +45,7 @@ class StreamImages(Dataset):
         self.transform = transform
         self.training = training
         self.seed = seed
-        self.corrupt = CorruptImages(split.skip_corrupt)
+        self.unreadable = UnreadableImages(split.skip_unreadable)
         self._tables: dict[tuple[int, int], Changes] = {}
 
     def __getitems__(self, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +70,7 @@ class StreamImages(Dataset):
             try:
                 images.append(self.split.decode(sample.record, f"an image of {self.split.source}"))
             except ImageFileError as error:
-                self.corrupt.note(error)
+                self.unreadable.note(error)
                 images.append(None)
         good = [place for place, image in enumerate(images) if image is not None]
         if not good:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,20 +20,9 @@ from timm_asap.data.columns import (
     top_column,
 )
 from timm_asap.data.images import ImageFileError, decode_image, in_folder
+from timm_asap.data.split_choice import find_test_split, find_train_split, find_validation_split, notes_on
 from timm_asap.data.splits import MIN_SIDE_PX, SMALL_SIDE_PX, ImageDataset, StreamSplit, frame_of, large_dataset
-from timm_asap.data.tables import (
-    PEEK,
-    check_splits,
-    files_folder,
-    find_test_split,
-    find_train_split,
-    find_validation_split,
-    load_tables,
-    one_line,
-    read_errors,
-    source_of,
-    undecoded,
-)
+from timm_asap.data.tables import PEEK, Tables, load_tables, one_line, read_errors, source_of, undecoded
 from timm_asap.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +39,8 @@ def load_stream(
     test_split: str | None = None,
     num_classes: int | None = None,
     label_names: tuple[str, ...] | None = None,
-    skip_corrupt: bool = False,
+    class_order: str | None = None,
+    skip_unreadable: bool = False,
     shuffle_buffer: int = 10_000,
 ) -> ImageDataset:
     """Opens what `datasets.load_dataset` can stream.
@@ -66,22 +58,22 @@ def load_stream(
         test_split: Split to measure on; by default test or validation.
         num_classes: As for `LabelEncoder`; needed where the labels are no `ClassLabel`.
         label_names: Likewise.
-        skip_corrupt: Replace images that cannot be read, with a warning.
+        class_order: Likewise.
+        skip_unreadable: Replace images that cannot be read, with a warning.
         shuffle_buffer: Most samples that a training process holds to draw from.
 
     Raises:
         UserError: The data set cannot be reached or read, or lacks images, labels, a split or the number of classes.
     """
-    tables = load_tables(name, data_dir, streaming=True)
-    check_splits(tables, train_split, test_split)
+    tables = load_tables(name, data_dir, train_split=train_split, test_split=test_split, streaming=True)
     train_split = train_split or find_train_split(tables)
     if test_split == train_split:
         raise UserError(f"the split {train_split!r} cannot be trained and measured on at once: name another")
-    tables = {split: _with_features(table) for split, table in tables.items()}
+    tables = replace(tables, loaders={split: _typed(tables, split) for split in tables})
     train_table = tables[train_split]
     image_key = find_image_column(train_table.features, image_key)
     label_key = find_label_column(train_table.features, label_key)
-    encoder = LabelEncoder(flat_features(train_table.features)[label_key], None, num_classes, label_names)
+    encoder = LabelEncoder(flat_features(train_table.features)[label_key], None, num_classes, label_names, class_order)
     test_split = test_split or find_test_split(tables, train_split, label_key)
     if test_split is None:
         raise UserError(
@@ -90,31 +82,30 @@ def load_stream(
         )
     val_split = find_validation_split(tables, {train_split, test_split}, label_key)
 
-    folder = files_folder(name, data_dir)
-    small = _small_shape(undecoded(train_table, image_key), image_key, folder, name)
+    small = _small_shape(undecoded(train_table, image_key), image_key, tables.folder, name)
 
     def split(which: str) -> StreamSplit:
         table = tables[which]
         for key in (image_key, label_key):
             if not has_column(table.features, key):
                 raise UserError(f"the split {which!r} has no column {key!r}: it has {', '.join(table.column_names)}")
-        counted = (table.info.splits or {}).get(which)
         columns = [image_key, top_column(table.features, label_key)]
         return StreamSplit(
             dataset=undecoded(table.select_columns(columns), image_key),
             image_key=image_key,
             label_key=label_key,
             encoder=encoder,
-            len_or_none=counted.num_examples if counted is not None and counted.num_examples else None,
+            len_or_none=tables.counts.get(which),
             small=small,
             source=f"{name}, split {which!r}",
             shuffle_buffer=shuffle_buffer,
-            skip_corrupt=skip_corrupt,
-            folder=folder,
+            skip_unreadable=skip_unreadable,
+            folder=tables.folder,
         )
 
     splits = [split(which) for which in (train_split, test_split, val_split) if which is not None]
-    about = {"test_name": test_split, "source": source_of(name, data_dir, train_table), "val_name": val_split}
+    about = {"test_name": test_split, "source": source_of(name, data_dir, tables), "val_name": val_split}
+    about |= {"notes": notes_on(tables, [train_split, test_split, val_split]), "class_order": class_order}
     if small is None:
         return large_dataset(name, encoder.names, *splits, **about)
     return _small_stream(name, encoder.names, splits, small, about)
@@ -133,6 +124,10 @@ def _small_stream(
     return ImageDataset(
         name, label_names, train, test, mean=mean, std=std, image_size=size, val=val, frame=frame, **about
     )
+
+
+def _typed(tables: Tables, split: str) -> Callable[[], datasets.IterableDataset]:
+    return lambda: _with_features(tables[split])
 
 
 def _with_features(table: datasets.IterableDataset) -> datasets.IterableDataset:
@@ -160,8 +155,8 @@ def _small_shape(
     for row, record in enumerate(records):
         try:
             images.append(decode_image(in_folder(record, folder), f"row {row} of {name}"))
-        except ImageFileError as corrupt:
-            error = error or corrupt
+        except ImageFileError as unreadable:
+            error = error or unreadable
     if not images:
         raise error or UserError(f"{name} holds no image in its split to train on")
     if any(max(image.size) > SMALL_SIDE_PX for image in images):

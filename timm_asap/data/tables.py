@@ -1,26 +1,36 @@
-"""The tables that `datasets` reads, on disk, from the Hub or as streams, and which of their splits is which."""
+"""The tables of a data set, one for each split: on the disk, from the Hub, or as streams."""
 
 from __future__ import annotations
 
 import glob
+import os
+import re
 import tarfile
 import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from timm_asap.data.columns import column_values, has_column, row_value, top_column
+import torch
+
+from timm_asap.data.class_folders import ClassFolders, read_class_folders, split_folders
+from timm_asap.data.data_files import METADATA, SUFFIXES, find_data_files, has_metadata, literal, match_files
+from timm_asap.data.folder_tree import scan, tree_of
 from timm_asap.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     import datasets
 
-BUILDERS = ("imagefolder", "parquet", "arrow", "csv", "webdataset")
+BUILDERS = ("imagefolder", *SUFFIXES)
 """Kinds of local files; their names stand for themselves, with --data-dir."""
 
 PEEK = 64
 """Rows of a stream that are read to see what it holds."""
 
-_BY_SUFFIX = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tar": "webdataset"}
+_BY_SUFFIX = {suffix: kind for kind, suffix in SUFFIXES.items()}
 _EXPECTED = {
     "imagefolder": "a folder with one subfolder of images per class",
     "parquet": "a folder of .parquet files, one such file or a pattern of them",
@@ -28,73 +38,322 @@ _EXPECTED = {
     "csv": "a folder with .csv files, whose image column holds paths from that folder on, or one such file",
     "webdataset": "a folder of .tar shards, one shard or a pattern of them",
 }
-_TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
+_MOST_SHARDS = 64
+# A README.md whose front matter says where the files of each split are, or what columns they have.
+_CARD_OF_DATA = re.compile(r"---\n(?:(?!---\n).*\n)*?(configs|dataset_info):")
 
 
-def load_tables(name: str, data_dir: Path | None, streaming: bool = False) -> dict:
+@dataclass(frozen=True, eq=False)
+class Tables(Mapping):
+    """The splits of a data set by name: `datasets.Dataset`, or `datasets.IterableDataset` of a stream.
+
+    Args:
+        loaders: What gives each split; called once, when the split is asked for.
+        licence: Of the data set, where it says so.
+        counts: Images of a split, where they are known.
+        places: Folder that a split was read from, where splits are folders.
+        folder: From which relative paths of images lead; None where paths are complete.
+        notes: What was not read, a line for each kind.
+        on_disk: Whether every split is on the disk already.
+    """
+
+    loaders: Mapping[str, Callable[[], datasets.Dataset | datasets.IterableDataset]]
+    licence: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
+    on_disk: bool = True
+    _loaded: dict = field(default_factory=dict, init=False)
+
+    def __getitem__(self, split: str) -> datasets.Dataset | datasets.IterableDataset:
+        if split not in self._loaded:
+            self._loaded[split] = self.loaders[split]()
+        return self._loaded[split]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.loaders)
+
+    def __len__(self) -> int:
+        return len(self.loaders)
+
+    def __contains__(self, split: object) -> bool:
+        return split in self.loaders
+
+
+def load_tables(
+    name: str,
+    data_dir: Path | None,
+    *,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    streaming: bool = False,
+    one_by_one: bool = False,
+) -> Tables:
     """Every split of a data set.
 
     Args:
         name: A Hub id ("uoft-cs/cifar10", or "owner/name:configuration"), a folder, a file or pattern of files that
             ends in .parquet, .arrow, .csv or .tar, or one of `BUILDERS`.
         data_dir: For `BUILDERS`, the folder of files, or a pattern of them; else a folder within the data set.
+        train_split: A split that must be there; of class folders, the name of its folder.
+        test_split: Likewise.
         streaming: Give `datasets.IterableDataset`, not `datasets.Dataset`.
+        one_by_one: Of the Hub, fetch a split when it is asked for, and no other one.
 
     Raises:
-        UserError: The data set cannot be reached or read.
+        UserError: The data set cannot be reached or read, or lacks a split.
     """
-    # datasets takes seconds to import: the bundled data sets do without it
-    import datasets
-
-    builder, where = _local_files(name, data_dir)
-    try:
-        if builder is not None:
-            loaded = datasets.load_dataset(builder, streaming=streaming, **where)
+    asked = {"train_split": train_split, "test_split": test_split}
+    folder, kind, files = _local(name, data_dir)
+    what = f"{data_dir}" if name in BUILDERS else f"data set {name!r}"
+    with _reported(name, what):
+        if kind == "imagefolder":
+            tables = _class_folder_tables(folder, streaming, **asked)
+        elif kind is not None:
+            tables = _file_tables(kind, folder, files, streaming)
         elif _is_saved(name):
-            loaded = datasets.load_from_disk(name)
-            if streaming:
-                loaded = _as_streams(loaded)
+            tables = _saved_tables(name, streaming)
+        elif folder is not None:
+            tables = _loaded_tables(name, data_dir=data_dir and str(data_dir), streaming=streaming)
         else:
-            path, _, configuration = (name, "", "") if Path(name).is_dir() else name.partition(":")
-            inside = data_dir and str(data_dir)
-            loaded = datasets.load_dataset(path, configuration or None, data_dir=inside, streaming=streaming)
+            tables = _hub_tables(name, data_dir, streaming, one_by_one, **asked)
+    for flag, split in (("--train-split", train_split), ("--test-split", test_split)):
+        if split is not None and split not in tables:
+            raise UserError(f"{flag}: {unknown_name('split', split, tables)}")
+    return tables
+
+
+@contextmanager
+def _reported(name: str, what: str) -> Iterator[None]:
+    """Turns what `datasets` raises into one line for the user."""
+    try:
+        yield
+    except UserError:
+        raise
     except ConnectionError as error:
         raise UserError(
             f"cannot reach the Hugging Face Hub for data set {name!r}: check the name and the network, "
             "or give a folder instead"
         ) from error
     except read_errors() as error:
-        what = f"{data_dir}" if name in BUILDERS else f"data set {name!r}"
         raise UserError(f"cannot load {what}: {one_line(error)}") from error
-    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
-def files_folder(name: str, data_dir: Path | None) -> Path | None:
-    """The folder from which paths in a csv file lead to the images; None for other data sets."""
-    builder, where = _local_files(name, data_dir)
-    if builder != "csv":
-        return None
-    return Path(where["data_dir"]) if "data_dir" in where else Path(where["data_files"]).parent
-
-
-def _local_files(name: str, data_dir: Path | None) -> tuple[str | None, dict[str, str]]:
-    """The builder for local files and what to give it; None for a Hub id or a folder, which `datasets` looks into."""
+def _local(name: str, data_dir: Path | None) -> tuple[Path | None, str | None, list[str] | None]:
+    """Folder, kind and, where they were given by name, files of local data; no kind for what `datasets` looks into."""
     if name in BUILDERS:
         if data_dir is None:
             raise UserError(f"{name} needs --data-dir, {_EXPECTED[name]}")
         if data_dir.is_dir():
-            return name, {"data_dir": str(data_dir)}
-        if name == "imagefolder" or not glob.glob(str(data_dir)):
+            return data_dir, name, None
+        files = [] if name == "imagefolder" else match_files(data_dir)
+        if not files:
             raise UserError(f"--data-dir {data_dir} is no folder and no files: expected {_EXPECTED[name]}")
-        return name, {"data_files": str(data_dir)}
+        return data_dir.parent, name, files
     path = Path(name).expanduser()
-    if path.suffix in _BY_SUFFIX and not path.is_dir():
-        if not glob.glob(str(path)):
+    if path.is_dir():
+        return path, _kind_of_folder(path), None
+    if path.suffix in _BY_SUFFIX:
+        files = match_files(path)
+        if not files:
             raise UserError(f"there is no file {name}: expected a {path.suffix} file, or a pattern of such files")
-        return _BY_SUFFIX[path.suffix], {"data_files": str(path)}
-    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        return path.parent, _BY_SUFFIX[path.suffix], files
+    if name.startswith((".", "/", "~")):
         raise UserError(f"there is no folder {name}: expected one that holds a data set")
-    return None, {}
+    return None, None, None
+
+
+def _kind_of_folder(path: Path) -> str | None:
+    """What a folder holds: class folders, or files of a kind. None for what only `datasets` knows."""
+    if _is_saved(str(path)) or _CARD_OF_DATA.match(_text(path / "README.md")):
+        return None
+    tree, left_out = scan(path)
+    for suffix in (".parquet", ".arrow", ".tar"):
+        if left_out.count_of(suffix) and not has_metadata(tree):
+            return _BY_SUFFIX[suffix]
+    if tree.total:
+        return "imagefolder"
+    return "csv" if left_out.count_of(".csv") else None
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _class_folder_tables(folder: Path, streaming: bool, **asked: str | None) -> Tables:
+    scanned = scan(folder)
+    if has_metadata(scanned[0]):
+        inside = {split: [f"{pattern}/**" for pattern in literal(paths)] for split, paths in split_folders(scanned[0])}
+        return _loaded_tables("imagefolder", data_files=inside, streaming=streaming)
+    found = read_class_folders(folder, **asked, scanned=scanned)
+    train = asked["train_split"] or "train"
+    return _tables_of_folders(found, lambda split: _table_of_folders(found, split, streaming, split == train))
+
+
+def _table_of_folders(
+    found: ClassFolders, split: str, streaming: bool, mixed: bool
+) -> datasets.Dataset | datasets.IterableDataset:
+    # takes seconds to import: the bundled data sets do without it
+    import datasets
+
+    paths, labels = found.splits[split]
+    if streaming and mixed:
+        # a stream is shuffled within a buffer: in the order of the folders, that holds a single class
+        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
+        paths, labels = [paths[i] for i in order], [labels[i] for i in order]
+    names = datasets.ClassLabel(names=list(found.label_names))
+    features = datasets.Features({"image": datasets.Value("string"), "label": names})
+    rows = datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
+    rows = rows.cast_column("image", datasets.Image(decode=False))
+    return _as_stream(rows) if streaming else rows
+
+
+def _tables_of_folders(found: ClassFolders, load: Callable[[str], datasets.Dataset], **about: object) -> Tables:
+    return Tables(
+        {split: partial(load, split) for split in found.splits},
+        counts={split: len(paths) for split, (paths, _) in found.splits.items()},
+        places=found.places,
+        notes=found.notes,
+        **about,
+    )
+
+
+def _file_tables(kind: str, folder: Path, files: list[str] | None, streaming: bool) -> Tables:
+    splits, notes = ({"train": files}, ()) if files is not None else find_data_files(folder, kind)
+    tables = _loaded_tables(
+        kind, data_files={split: literal(paths) for split, paths in splits.items()}, streaming=streaming
+    )
+    return Tables(tables.loaders, tables.licence, folder=folder if kind == "csv" else None, notes=notes)
+
+
+def _loaded_tables(path: str, configuration: str | None = None, **options: object) -> Tables:
+    import datasets
+
+    loaded = datasets.load_dataset(path, configuration, **options)
+    return _tables_of(loaded)
+
+
+def _saved_tables(name: str, streaming: bool) -> Tables:
+    import datasets
+
+    loaded = datasets.load_from_disk(name)
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    return _tables_of({split: _as_stream(table) for split, table in splits.items()} if streaming else splits)
+
+
+def _hub_tables(name: str, data_dir: Path | None, streaming: bool, one_by_one: bool, **asked: str | None) -> Tables:
+    """Splits of the Hub; one by one, each is fetched when it is asked for."""
+    import datasets
+
+    path, configuration = _path_and_configuration(name)
+    inside = data_dir and data_dir.as_posix()
+    try:
+        builder = datasets.load_dataset_builder(path, configuration, data_dir=inside)
+    except ConnectionError:
+        with suppress(OSError):  # nothing was fetched of it
+            if tables := _hub_folder_tables(path, inside, streaming, offline=True, **asked):
+                return tables
+        raise
+    files = builder.config.data_files or {}
+    prefix = f"hf://datasets/{path}@"
+    first = next((str(file) for listed in files.values() for file in listed), "")
+    if not first.startswith(prefix):
+        return _loaded_tables(path, configuration, data_dir=inside, streaming=streaming)
+    revision = first.removeprefix(prefix).partition("/")[0]
+    if builder.name == "imagefolder" and (tables := _hub_folder_tables(path, inside, streaming, **asked)):
+        return replace(tables, licence=builder.info.license)
+    if streaming or not one_by_one:
+        return _loaded_tables(path, configuration, data_dir=inside, streaming=streaming)
+
+    def table(split: str) -> datasets.Dataset:
+        names = [str(file).removeprefix(f"{prefix}{revision}/") for file in files[split]]
+        with _reported(name, f"data set {name!r}"):
+            return datasets.load_dataset(
+                path,
+                configuration,
+                data_files={split: literal(names)},
+                split=split,
+                revision=revision,
+                features=builder.info.features,
+            )
+
+    loaders = {str(split): partial(table, str(split)) for split in files}
+    return Tables(loaders, licence=builder.info.license, on_disk=False)
+
+
+def _hub_folder_tables(
+    path: str, inside: str | None, streaming: bool, offline: bool = False, **asked: str | None
+) -> Tables | None:
+    """Class folders of images on the Hub: the folders decide, as on the disk. None where a card or a file does.
+
+    Offline, those that an earlier run fetched.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    def fetch(pattern: str, revision: str | None = None) -> str:
+        return snapshot_download(
+            path, repo_type="dataset", revision=revision, allow_patterns=[pattern], local_files_only=offline
+        )
+
+    # of the newest revision: the cache then knows which that was, without which it is no use offline
+    about = fetch("README.md")
+    revision = Path(about).name
+    root = Path(about) / (inside or "")
+    # a stream opens each file where it is when its turn comes
+    base = f"hf://datasets/{path}@{revision}" if streaming and not offline else about
+    if offline:
+        scanned, names = scan(root), []
+    else:
+        names = HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
+        start = f"{inside.strip('/')}/" if inside else ""
+        inner = [name.removeprefix(start) for name in names if name.startswith(start) and name != "README.md"]
+        scanned = tree_of("/".join([base, *filter(None, [inside])]), inner)
+    if _CARD_OF_DATA.match(_text(Path(about) / "README.md")) or any(Path(name).name in METADATA for name in names):
+        return None
+    if not scanned[0].total:
+        return None
+    found = read_class_folders(root, **asked, scanned=scanned)
+
+    def table(split: str) -> datasets.Dataset | datasets.IterableDataset:
+        if base != about:
+            return _fetched(_table_of_folders(found, split, streaming, split == (asked["train_split"] or "train")))
+        place = Path(os.path.commonpath(map(os.path.dirname, found.splits[split][0]))).relative_to(about).as_posix()
+        # a pattern of the Hub's client, in which * stands for slashes, too
+        with _reported(path, f"data set {path!r}"):
+            fetch("*" if place == "." else f"{glob.escape(place)}/*", revision)
+        return _table_of_folders(found, split, streaming, mixed=False)
+
+    return _tables_of_folders(found, table, on_disk=False)
+
+
+def _fetched(table: datasets.IterableDataset) -> datasets.IterableDataset:
+    """A stream of images on the Hub with their bytes."""
+    from huggingface_hub import HfFileSystem
+
+    files = HfFileSystem()
+
+    def fetch(row: dict) -> dict:
+        path = row["image"]["path"]
+        return {**row, "image": {"bytes": files.cat_file(path), "path": path}}
+
+    return table.map(fetch, features=table.features)
+
+
+def _tables_of(loaded: Mapping | datasets.Dataset | datasets.IterableDataset) -> Tables:
+    splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    first = next(iter(splits.values()))
+    counted = {name: info.num_examples for name, info in (first.info.splits or {}).items() if info.num_examples}
+    return Tables({name: partial(_same, table) for name, table in splits.items()}, first.info.license, counted)
+
+
+def _same(table: object) -> object:
+    return table
+
+
+def _path_and_configuration(name: str) -> tuple[str, str | None]:
+    path, _, configuration = name.partition(":")
+    return path, configuration or None
 
 
 def is_local_file(name: str) -> bool:
@@ -107,68 +366,8 @@ def _is_saved(name: str) -> bool:
     return any((Path(name) / file).exists() for file in ("dataset_dict.json", "state.json"))
 
 
-def _as_streams(loaded: datasets.Dataset | datasets.DatasetDict) -> object:
-    def stream(table: datasets.Dataset) -> datasets.IterableDataset:
-        return table.to_iterable_dataset(num_shards=max(1, min(64, len(table))))
-
-    if isinstance(loaded, dict):
-        return {name: stream(table) for name, table in loaded.items()}
-    return stream(loaded)
-
-
-def check_splits(tables: dict, train_split: str | None, test_split: str | None) -> None:
-    """Sees that the splits asked for are there.
-
-    Raises:
-        UserError: One is not.
-    """
-    for flag, asked in (("--train-split", train_split), ("--test-split", test_split)):
-        if asked is not None and asked not in tables:
-            raise UserError(f"{flag}: {unknown_name('split', asked, tables)}")
-
-
-def find_train_split(tables: dict) -> str:
-    """The split to train on: train, or the only one.
-
-    Raises:
-        UserError: There are several, none called train.
-    """
-    if "train" in tables:
-        return "train"
-    if len(tables) == 1:
-        return next(iter(tables))
-    raise UserError(f"no split is called train among {', '.join(tables)}: name one with --train-split")
-
-
-def find_test_split(tables: dict, train_split: str, label_key: str) -> str | None:
-    """The split to measure on; None if one has to be held out."""
-    for name in _TEST_SPLITS:
-        if name in tables and name != train_split and not _labels_are_secret(tables[name], label_key):
-            return name
-    return None
-
-
-def find_validation_split(tables: dict, in_use: set[str], label_key: str) -> str | None:
-    """A validation split that is neither trained nor measured on."""
-    return find_test_split({name: tables[name] for name in tables if name not in {"test", *in_use}}, "", label_key)
-
-
-def _labels_are_secret(table: datasets.Dataset | datasets.IterableDataset, label_key: str) -> bool:
-    """Whether a benchmark keeps these labels for itself: no column of them, or nothing but -1 in it.
-
-    Of a stream only the first rows are looked at.
-    """
-    import datasets
-
-    if not has_column(table.features, label_key):
-        return True
-    if isinstance(table, datasets.Dataset):
-        labels = column_values(table, label_key)
-    else:
-        # without the images, which would be decoded
-        alone = table.select_columns([top_column(table.features, label_key)])
-        labels = [row_value(row, table.features, label_key) for row in alone.take(PEEK)]
-    return all(label in (None, -1) for label in labels)
+def _as_stream(table: datasets.Dataset) -> datasets.IterableDataset:
+    return table.to_iterable_dataset(num_shards=max(1, min(_MOST_SHARDS, len(table))))
 
 
 def undecoded(
@@ -188,9 +387,9 @@ def undecoded(
         raise UserError(f"column {image_key!r} holds no images but {came}: name another with --image-key") from error
 
 
-def source_of(name: str, data_dir: Path | None, table: datasets.Dataset | datasets.IterableDataset) -> str:
+def source_of(name: str, data_dir: Path | None, tables: Tables) -> str:
     """What the data are and under which licence, for the model card; of local paths only the last part."""
-    licence = table.info.license or "not stated"
+    licence = tables.licence or "not stated"
     if name in BUILDERS:
         kind = "images" if name == "imagefolder" else f"{name} files"
         return f"{kind} of the folder {data_dir.resolve().name}"

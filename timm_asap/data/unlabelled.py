@@ -37,14 +37,14 @@ class ImageFiles:
         labels: int64 zeros, (N,).
         kept: Reduced images in memory, (H, W, 3) uint8, or None for those that are decoded when they are asked for.
         side: Shorter side in pixels that an image is reduced to.
-        skip_corrupt: Always false: files that cannot be read were refused or left out when they were listed.
+        skip_unreadable: Always false: files that cannot be read were refused or left out when they were listed.
     """
 
     paths: tuple[Path, ...]
     labels: torch.Tensor
     kept: tuple[np.ndarray | None, ...]
     side: int
-    skip_corrupt: bool = False
+    skip_unreadable: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)

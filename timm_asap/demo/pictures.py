@@ -6,18 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data import create_transform
 
-from timm_asap.data.images import decode_image, stack_images
+from timm_asap.data.images import cut_ends, decode_image, stack_images
 from timm_asap.data.small_transform import SmallTransform
 from timm_asap.data.splits import SMALL_SIDE_PX, frame_images
 from timm_asap.demo.models import DemoPair
 
 __all__ = ["enlarge", "read_pixels"]
 
-# Longer ones lose their ends: resized by its short side, a hair of 1 x 5,000 would fill the memory.
-_LONGEST = 4
+# Visitors' pictures: about half a GiB while one is decoded.
+_MAX_PIXELS = 2**26
 # Of what the page shows, pixels at least.
 _SHOWN_SIDE = 256
 
@@ -36,19 +35,16 @@ def read_pixels(path: str | Path, pair: DemoPair) -> torch.Tensor:
         float32 (1, C, H, W) in [0, 1].
 
     Raises:
-        ImageFileError: The file is damaged or no picture.
+        ImageFileError: The file is damaged, too large or no picture.
     """
     path = Path(path)
     # by its bytes: an error names the file, and not the folder that a server keeps it in
-    picture = decode_image({"bytes": path.read_bytes(), "path": None}, path.name)
+    picture = decode_image({"bytes": path.read_bytes(), "path": None}, path.name, _MAX_PIXELS)
     picture = picture.convert("L" if pair.input_size[0] == 1 else "RGB")
     width, height = picture.size
     if max(width, height) <= SMALL_SIDE_PX:
         framed = frame_images(stack_images([picture], picture.size, picture.mode))
         return SmallTransform(None, pair.input_size, (0.0,), (1.0,), seed=0)(framed, None)
-    if max(width, height) > _LONGEST * min(width, height):
-        longest = _LONGEST * min(width, height)
-        picture = _centre(picture, min(width, longest), min(height, longest))
     transform = create_transform(
         pair.input_size,
         is_training=False,
@@ -57,7 +53,7 @@ def read_pixels(path: str | Path, pair: DemoPair) -> torch.Tensor:
         std=(1.0,),
         crop_pct=pair.crop_pct,
     )
-    return transform(picture).unsqueeze(0)
+    return transform(cut_ends(picture)).unsqueeze(0)
 
 
 def enlarge(pixels: torch.Tensor) -> np.ndarray:
@@ -72,8 +68,3 @@ def enlarge(pixels: torch.Tensor) -> np.ndarray:
     levels = (pixels[0] * 255).round().to(torch.uint8).expand(3, -1, -1).permute(1, 2, 0).numpy()
     times = max(1, -(-_SHOWN_SIDE // min(levels.shape[:2])))
     return levels.repeat(times, axis=0).repeat(times, axis=1)
-
-
-def _centre(picture: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return picture.crop((left, top, left + width, top + height))

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 import timm_asap
+from timm_asap._io import disk_errors
 from timm_asap.demo.examples import write_examples
 from timm_asap.demo.models import DemoPair
 from timm_asap.errors import UserError
@@ -23,8 +24,8 @@ _PACKAGE = Path(timm_asap.__file__).parent
 
 # What the package needs wherever it runs; Gradio comes from the Space's own sdk_version.
 _REQUIREMENTS = (
-    *("torch", "timm", "accelerate", "datasets", "huggingface-hub", "jinja2", "matplotlib", "numpy", "pillow"),
-    *("pyyaml", "rich", "safetensors", "scikit-learn", "tyro"),
+    *("torch", "timm", "accelerate", "datasets", "filelock", "huggingface-hub", "jinja2", "matplotlib"),
+    *("numpy", "pillow", "pyyaml", "rich", "safetensors", "scikit-learn", "tyro"),
 )
 
 _APP = '''"""Alias-free downsampling beside plain strides. Written by `timm-asap demo --space`."""
@@ -98,8 +99,11 @@ def write_space(
     """
     folder = Path(folder)
     check_folder(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+    refused = f"--space {folder} cannot be written"
+    with disk_errors(refused):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = {"prefix": f".{folder.name}.", "dir": folder.parent}
+    with disk_errors(refused), tempfile.TemporaryDirectory(**beside) as scratch:
         aside = Path(scratch) / "space"
         (aside / "examples").mkdir(parents=True)
         _, credits = write_examples(pair, aside / "examples", examples)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from timm_asap.adversarial import NORMS, parse_eps
-from timm_asap.errors import UserError, unknown_name
+from timm_asap.data.options import DataSource
+from timm_asap.errors import UserError, check_seed, unknown_name
 from timm_asap.evaluation.attacks import ATTACKS
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 from timm_asap.evaluation.shift import DEFAULT_PIXELS, ShiftKind
@@ -39,24 +42,14 @@ ACTIONS = frozenset(
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(DataSource):
     """Measure how robust trained models are: clean, corrupted, attacked, shifted, aliased."""
 
     models: tyro.conf.Positional[tuple[str, ...]]
     """Run folders, pretrained models of timm such as resnet50.a1_in1k, their twins, or hf-hub:NAME."""
-    dataset: str
+    dataset: str = field(kw_only=True)
     """The data set, as train.py names it, or imagenet-c, cifar10-c, imagenet-a, imagenet-r, imagenet-v2 or
     class-folders, read from --data-dir as they are."""
-    data_dir: str | None = None
-    """Folder that holds the files of the data set."""
-    image_key: str | None = None
-    """Column that holds the images; by default the only one that does."""
-    label_key: str | None = None
-    """Column that holds the labels; by default the only one that does."""
-    train_split: str | None = None
-    """Split that the models were trained on; by default train."""
-    test_split: str | None = None
-    """Split to measure on; by default test or validation, or the fifth that training held out."""
     split: str = "test"
     """test, or all: every image of a data set that no model was trained on."""
 
@@ -116,6 +109,9 @@ class EvaluateConfig:
     overwrite: bool = False
     """Replace the evaluation in the output folder."""
 
+    # which fields were asked for: what no flag sets, and so without a type, which would make a field of it
+    _given = None
+
     def __post_init__(self) -> None:
         set_field = object.__setattr__  # the dataclass is frozen for everybody else
         for name in ("measures", "corruptions", "attacks", "eps", "shifts"):
@@ -149,9 +145,9 @@ class EvaluateConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')}: expected 1 or more, got {value}")
-        for name in ("seed", "num_workers"):
-            if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
+        check_seed(self.seed)
+        if self.num_workers < 0:
+            raise UserError(f"--num-workers: expected 0 or more, got {self.num_workers}")
         wrong = [severity for severity in self.severities if not 1 <= severity <= 5]
         if wrong or not self.severities or len(set(self.severities)) < len(self.severities):
             came = " ".join(map(str, self.severities)) or "none"
@@ -160,6 +156,23 @@ class EvaluateConfig:
             raise UserError("--shift-pixels: expected one distance or more, each once")
         if len(set(self.eps_values)) < len(self.eps_values):
             raise UserError(f"--eps: expected each once, got {' '.join(self.eps)}")
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The fields that were asked for; of a configuration made in Python, those that are not at their defaults."""
+        if self._given is not None:
+            return self._given
+        return frozenset(f.name for f in fields(self) if getattr(self, f.name) != f.default)
+
+    def given_as(self, given: frozenset[str]) -> EvaluateConfig:
+        """The same configuration, knowing which fields were asked for."""
+        config = copy.copy(self)
+        object.__setattr__(config, "_given", given)
+        return config
+
+    def changed(self, **changes: Any) -> EvaluateConfig:
+        """A configuration with other values, which keeps in mind what was asked for."""
+        return replace(self, **changes).given_as(self.given)
 
     @property
     def eps_values(self) -> tuple[float, ...]:
@@ -190,6 +203,8 @@ class EvaluateConfig:
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             elif isinstance(value, tuple):
                 words += [f"--{flag}", *map(str, value)]
+            elif isinstance(value, list):
+                words += [f"--{flag}", json.dumps(value)]
             else:
                 words += [f"--{flag}", str(value)]
         return words
@@ -198,6 +213,7 @@ class EvaluateConfig:
         """The fields that decide the numbers, by flag, as JSON values."""
         values = {f"--{f.name.replace('_', '-')}": getattr(self, f.name) for f in fields(self) if f.name not in ACTIONS}
         values["--eps"] = self.eps_values
+        values["--skip-unreadable"] = self.skip_unreadable or None  # as if it were not there, as it once was not
         return {flag: list(value) if isinstance(value, tuple) else value for flag, value in values.items()}
 
     def output_folder(self, name: str) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from typing import Any
 
+from timm_asap._io import as_json, cut_path, replace_file, sync_file, write_json
 from timm_asap.evaluation.attacks import masking_warnings
 from timm_asap.evaluation.jobs import Job
-from timm_asap.evaluation.per_image import Measured, write_per_image
+from timm_asap.evaluation.per_image import Measured, save_per_image
 from timm_asap.evaluation.processes import Processes
 from timm_asap.evaluation.record import (
     PER_IMAGE,
@@ -21,9 +21,7 @@ from timm_asap.evaluation.record import (
     produced_by,
     summarize,
 )
-from timm_asap.training.command_line import cut_path
 from timm_asap.training.facts import hardware, hub_id_of, package_versions
-from timm_asap.training.files import replace_text
 
 __all__ = ["finish", "launcher"]
 
@@ -36,6 +34,9 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
         measured: What came out.
         processes: Who measured it.
         reference: Of mCE.
+
+    Raises:
+        UserError: If the disk does not take it; an older record is untouched then, and the parts stay.
     """
     order = {cell.id: place for place, cell in enumerate(job.cells)}
     results = sorted(measured.results, key=lambda result: order.get(result["id"], len(order)))
@@ -44,17 +45,21 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
         data=describe_data(job.data, hub_id_of(job.data.dataset.name)),
         produced=_produced_by(job, processes),
         results=results,
-        summary=summarize(results, masking_warnings(results), reference),
+        summary=summarize(results, masking_warnings(results), reference, job.data.dataset.num_classes),
     )
     measures = {result["measure"] for result in results}
     sample_ids = {name: positions for name, positions in job.positions.items() if name in measures}
     path = job.folder / RECORD
     if job.earlier is None:
-        path.unlink(missing_ok=True)  # an older record must not stand beside newer answers
-        write_per_image(
-            job.folder / PER_IMAGE, measured.right, sample_ids, job.opened.weights_sha256, job.configuration
-        )
-    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        # both are whole and on the disk before either replaces an older one
+        with replace_file(path) as record, replace_file(job.folder / PER_IMAGE) as per_image:
+            record.write_text(as_json(content), encoding="utf-8")
+            save_per_image(per_image, measured.right, sample_ids, job.opened.weights_sha256, job.configuration)
+            sync_file(record)
+            sync_file(per_image)
+            path.unlink(missing_ok=True)  # an older record must not stand beside newer answers
+    else:
+        write_json(path, content)
     job.partial.unlink(missing_ok=True)
     return Record(path, content)
 

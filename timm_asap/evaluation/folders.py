@@ -8,46 +8,51 @@ import numpy as np
 import torch
 
 from timm_asap.data import LazySplit, TensorSplit
+from timm_asap.data.class_folders import read_class_folders
+from timm_asap.data.columns import in_order
 from timm_asap.errors import UserError
 
-__all__ = ["IMAGE_SUFFIXES", "cifar10_c_split", "class_folders", "find_corruptions"]
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+__all__ = ["cifar10_c_split", "class_folders", "corruptions_in", "find_corruptions"]
 
 
-def class_folders(folder: Path, names: tuple[str, ...] | None = None) -> tuple[LazySplit, tuple[str, ...]]:
+def class_folders(
+    folder: Path, names: tuple[str, ...] | None = None, class_order: str | None = None
+) -> tuple[LazySplit, tuple[str, ...], tuple[str, ...]]:
     """All images of a folder with one subfolder per class, in the order of their paths.
 
     Args:
-        folder: Where they are.
-        names: The classes that it must have, where another folder has set them.
+        folder: Where they are, or the one folder in it that holds them.
+        names: The classes that it must have, in their order, where another folder has set them.
+        class_order: As for `timm_asap.data.load_dataset`.
 
     Returns:
-        The images, and the names of the classes: those of the subfolders, sorted.
+        The images, the names of the classes, and lines on what was not read.
 
     Raises:
-        UserError: If there are no such folders, or no images in one.
+        UserError: If there are no such folders, no images, or several splits.
     """
     # takes seconds to import: only these data sets need it
     import datasets
 
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: expected one with a subfolder of images per class")
-    found = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
-    if names is not None and found != names:
-        other = sorted(set(found) ^ set(names))
+    found = read_class_folders(folder)
+    if len(found.splits) > 1:
+        places = ", ".join(found.places.values())
+        raise UserError(f"{folder} holds several splits ({places}): give one of them as --data-dir")
+    ((split, (paths, labels)),) = found.splits.items()
+    order = names if names is not None else in_order(found.label_names, class_order or "alphabetical")
+    if set(order) != set(found.label_names):
+        other = sorted(set(order) ^ set(found.label_names))
         raise UserError(f"{folder} has other classes than its neighbours, such as {other[0]}: fetch it again")
-    paths, labels = [], []
-    for label, name in enumerate(found):
-        files = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            raise UserError(f"{folder / name} holds no images: expected a subfolder of images per class")
-        paths += map(str, files)
-        labels += [label] * len(files)
-    if not paths:
-        raise UserError(f"{folder} has no subfolders: expected one with a subfolder of images per class")
-    table = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image(decode=False))
-    return LazySplit(table, "image", "label", torch.tensor(labels)), found
+    number = {name: label for label, name in enumerate(order)}
+    new = torch.tensor([number[name] for name in found.label_names])
+    numbers = new[torch.tensor(labels)]
+    by_number = torch.sort(numbers, stable=True).indices
+    table = datasets.Dataset.from_dict({"image": [paths[i] for i in by_number.tolist()]})
+    table = table.cast_column("image", datasets.Image(decode=False))
+    where = () if found.places[split] == "." else (f"folders: {found.places[split]}",)
+    return LazySplit(table, "image", "label", numbers[by_number]), tuple(order), (*where, *found.notes)
 
 
 def find_corruptions(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
@@ -67,6 +72,20 @@ def find_corruptions(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
     if missing := [name for name, place in places.items() if place is None]:
         raise UserError(f"--data-dir {folder} holds no {missing[0]}: expected {missing[0]}/1 to {missing[0]}/5 in it")
     return places
+
+
+def corruptions_in(folder: Path, dataset: str, names: tuple[str, ...]) -> list[str]:
+    """Which corruptions a folder holds.
+
+    Args:
+        folder: Of the data set.
+        dataset: imagenet-c or cifar10-c.
+        names: The corruptions to look for.
+    """
+    if dataset == "cifar10-c":
+        return [name for name in names if (folder / f"{name}.npy").is_file()]
+    groups = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
+    return [name for name in names if any((group / name / "1").is_dir() for group in groups)]
 
 
 def cifar10_c_split(folder: Path, corruption: str, severity: int) -> TensorSplit:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-__all__ = ["RESAMPLES", "WILSON", "bootstrap_means", "percentile_interval", "wilson_interval"]
+__all__ = ["RESAMPLES", "WILSON", "below_chance", "bootstrap_means", "percentile_interval", "wilson_interval"]
 
 WILSON = "95 % Wilson score interval (Wilson, 1927), the images taken as independent draws"
 """What `wilson_interval` computes, in the words of a record."""
@@ -66,3 +66,20 @@ def percentile_interval(means: np.ndarray) -> tuple[float, float]:
     """The 95 % percentile interval of bootstrap means (Efron and Tibshirani, 1993, chapter 13)."""
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def below_chance(accuracy: float, images: int, classes: int) -> str | None:
+    """A line of doubt where a network is right less often than by guessing, and that is no accident; else None.
+
+    Args:
+        accuracy: In percent.
+        images: That it was measured on.
+        classes: To guess among.
+    """
+    chance = 100 / classes
+    if wilson_interval(round(accuracy * images / 100), images)[1] >= chance:
+        return None
+    return (
+        f"accuracy {accuracy:.2f} % is below chance ({chance:.2f} % for {classes} classes): are the data's classes "
+        "the model's, and in its order? --class-order says which"
+    )

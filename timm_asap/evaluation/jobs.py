@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from timm_asap._lock import refuse_if_locked
 from timm_asap.adversarial import PixelModel
 from timm_asap.data import Split
+from timm_asap.data.labels import choose_classes, match_labels
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.cells import Cell, CleanCell, CorruptionCell
 from timm_asap.evaluation.config import EvaluateConfig
-from timm_asap.evaluation.labels import choose_classes, match_labels
 from timm_asap.evaluation.models import OpenedModel, open_model, short_name
 from timm_asap.evaluation.per_image import Measured, read_configuration, refuse_changes
 from timm_asap.evaluation.pixels import Batch, PixelBatches, choose_images
-from timm_asap.evaluation.plan import chosen_measures, make_cells, resolve_table
+from timm_asap.evaluation.plan import chosen_measures, make_cells, resolve_table, settle_size
 from timm_asap.evaluation.record import PER_IMAGE, RECORD, Record, check_reference, describe_data, read_record
 from timm_asap.evaluation.sources import MeasuredData
 from timm_asap.training.facts import hub_id_of
+from timm_asap.zoo.memory import check_memory, image_memory
 
-__all__ = ["Job", "prepare"]
+__all__ = ["Job", "prepare", "take_up"]
 
 PARTIAL = "evaluation.partial.safetensors"
 
@@ -46,6 +48,7 @@ class Job:
         configuration: What decides the numbers; an evaluation goes on only where it is the same.
         measured: What was measured before.
         earlier: The finished record, where there is nothing left to measure.
+        notes: A line for each default that was adapted to the model.
     """
 
     config: EvaluateConfig
@@ -61,6 +64,7 @@ class Job:
     configuration: dict[str, Any]
     measured: Measured
     earlier: Record | None
+    notes: tuple[str, ...] = ()
 
     @property
     def shown_name(self) -> str:
@@ -127,12 +131,19 @@ def prepare(
     """
     opened = open_model(name)
     try:
-        classes = match_labels(data.dataset.label_names, opened.label_names, opened.num_classes)
+        classes = match_labels(
+            data.dataset.label_names, opened.label_names, opened.num_classes, data.dataset.class_order
+        )
     except UserError as error:
         raise UserError(f"{name} does not fit data set {config.dataset!r}: {error}") from error
+    if device.type == "cpu":
+        needed = image_memory(opened.input_size, min(config.batch_size, len(data.split)))
+        check_memory(needed, f"{name} with --batch-size {config.batch_size}")
     classifier = choose_classes(opened.network, classes, opened.num_classes)
+    config, notes = settle_size(config, data, opened.input_size)
     cells = make_cells(config, data, opened.input_size)
     folder = opened.folder if config.output is None and opened.folder is not None else config.output_folder(name)
+    refuse_if_locked(folder)
     configuration = _configuration(config, opened, data)
     measured, earlier = _earlier(config, folder, configuration)
     job = Job(
@@ -149,11 +160,22 @@ def prepare(
         configuration=configuration,
         measured=measured,
         earlier=earlier,
+        notes=tuple(notes),
     )
     if reference is not None:
         _check_reference(job, reference)
     _try_out(job)
     return job
+
+
+def take_up(job: Job) -> Job:
+    """The same job with what its folder holds by now: for the process that has locked the folder.
+
+    Raises:
+        UserError: If the folder holds what it must not replace, or something damaged.
+    """
+    measured, earlier = _earlier(job.config, job.folder, job.configuration)
+    return replace(job, measured=measured, earlier=earlier)
 
 
 def _positions(config: EvaluateConfig, data: MeasuredData) -> dict[str, torch.Tensor]:
@@ -198,7 +220,7 @@ def _earlier(config: EvaluateConfig, folder: Path, configuration: dict[str, Any]
         return Measured.load(partial, configuration), None
     if record.is_file() and per_image.is_file():
         refuse_changes(read_configuration(per_image), configuration, folder)
-        earlier = read_record(record)
+        earlier = read_record(record, whole=True)
         right, _ = earlier.per_image()
         results = tuple(earlier.content["results"])
         finished = tuple(dict.fromkeys("aliasing" if r["measure"] == "aliasing" else r["id"] for r in results))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 import timm_asap  # noqa: F401  registers the twins
+from timm_asap._io import state_sha256
 from timm_asap.errors import UserError
-from timm_asap.zoo import AsapOptions, check_model_name, create_model, is_twin
+from timm_asap.zoo import AsapOptions, is_twin, load, model_folder
 
 __all__ = ["OpenedModel", "open_model", "short_name", "weights_sha256"]
+
+_FOLDER = "local-dir:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,20 +69,18 @@ def open_model(name: str) -> OpenedModel:
             `hf-hub:NAME`.
 
     Raises:
-        UserError: If there is no such model, or it has no weights.
+        UserError: If there is no such model, it has no weights, or it is no classifier.
     """
-    folder = _folder(name)
-    if folder is not None:
-        if not (folder / "model.safetensors").is_file():
-            raise UserError(f"{folder} holds no trained model: expected a run folder, with model.safetensors")
-        network = create_model(f"local-dir:{folder}", name, pretrained=True).eval()
-    else:
-        if ":" not in name:
-            check_model_name(name, pretrained=True)
-        network = create_model(name, pretrained=True).eval()
+    source = model_folder(name)
+    folder = Path(source.removeprefix(_FOLDER)) if source.startswith(_FOLDER) else None
+    if folder is not None and not (folder / "model.safetensors").is_file():
+        raise UserError(f"{folder} holds no trained model: expected a run folder, with model.safetensors")
+    network = load(source)
+    if network.num_classes < 1:
+        raise UserError(f"{name} is no classifier: its num_classes is {network.num_classes}")
     own = network.pretrained_cfg
     architecture = own["architecture"]
-    names = own.get("label_names")
+    names, channels = own.get("label_names"), own["input_size"][0]
     asap = None
     if is_twin(architecture):
         keys = AsapOptions.__dataclass_fields__
@@ -91,8 +91,8 @@ def open_model(name: str) -> OpenedModel:
         architecture=architecture,
         asap=asap,
         input_size=tuple(own["input_size"]),
-        mean=tuple(own["mean"]),
-        std=tuple(own["std"]),
+        mean=_per_channel(own["mean"], channels),
+        std=_per_channel(own["std"], channels),
         interpolation=own["interpolation"],
         crop_pct=own["crop_pct"],
         label_names=tuple(names) if names and len(names) == network.num_classes else None,
@@ -108,22 +108,9 @@ def short_name(name: str) -> str:
 
 def weights_sha256(network: nn.Module) -> str:
     """SHA-256 over the state dict: of each entry in alphabetical order its name, dtype, shape and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return state_sha256(network.state_dict())
 
 
-def _folder(name: str) -> Path | None:
-    path = name.removeprefix("local-dir:")
-    if path == name and (":" in name or not ("/" in name or "\\" in name or Path(name).is_dir())):
-        return None
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise UserError(
-            f"there is no folder {path}: expected a run folder, a pretrained model of timm such as resnet50.a1_in1k, "
-            "or hf-hub:NAME"
-        )
-    return folder
+def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """One for each channel; a configuration may hold one for all."""
+    return tuple(values) * channels if len(values) == 1 else tuple(values)

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from timm_asap._io import read_sealed, replace_file, save_sealed, write_sealed
 from timm_asap.errors import UserError
-from timm_asap.training.files import replace_file
 
 __all__ = [
     "Measured",
@@ -21,10 +19,13 @@ __all__ = [
     "read_configuration",
     "read_per_image",
     "refuse_changes",
+    "save_per_image",
     "write_per_image",
 ]
 
 _SAMPLE_IDS = "sample_ids/"
+
+_AGAIN = "evaluate again with --overwrite"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +76,14 @@ class Measured:
     unfinished: Unfinished | None = None
 
     def save(self, path: Path, configuration: Mapping[str, Any]) -> None:
-        """Write all of it, in one go.
+        """Write all of it, in one go, with a checksum.
 
         Args:
             path: The file to replace.
             configuration: What decides the numbers; plain JSON values.
+
+        Raises:
+            UserError: If the disk does not take it.
         """
         tensors = {f"right/{name}": values for name, values in self.right.items()}
         metadata = {"configuration": json.dumps(configuration)}
@@ -87,8 +91,7 @@ class Measured:
         if self.unfinished is not None:
             metadata |= {"unfinished": self.unfinished.id, "warnings": json.dumps(self.unfinished.warnings)}
             tensors |= {f"unfinished/{name}": getattr(self.unfinished, name) for name in ("right", "loss", "done")}
-        with replace_file(path) as aside:
-            save_file(tensors, aside, metadata)
+        write_sealed(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path, configuration: Mapping[str, Any]) -> Measured:
@@ -101,14 +104,17 @@ class Measured:
         Raises:
             UserError: If the file is damaged, or was written under another configuration.
         """
-        tensors, metadata = _read(path)
-        refuse_changes(json.loads(metadata["configuration"]), configuration, path.parent)
-        unfinished = None
-        if "unfinished" in metadata:
-            parts = (tensors[f"unfinished/{name}"] for name in ("right", "loss", "done"))
-            unfinished = Unfinished(metadata["unfinished"], *parts, tuple(json.loads(metadata["warnings"])))
-        right = {k.removeprefix("right/"): v for k, v in tensors.items() if k.startswith("right/")}
-        finished, results = (tuple(json.loads(metadata[name])) for name in ("finished", "results"))
+        tensors, metadata = read_sealed(path, _AGAIN)
+        try:
+            refuse_changes(json.loads(metadata["configuration"]), configuration, path.parent)
+            unfinished = None
+            if "unfinished" in metadata:
+                parts = (tensors[f"unfinished/{name}"] for name in ("right", "loss", "done"))
+                unfinished = Unfinished(metadata["unfinished"], *parts, tuple(json.loads(metadata["warnings"])))
+            right = {k.removeprefix("right/"): v for k, v in tensors.items() if k.startswith("right/")}
+            finished, results = (tuple(json.loads(metadata[name])) for name in ("finished", "results"))
+        except (KeyError, json.JSONDecodeError) as error:
+            raise UserError(f"{path} is no unfinished evaluation ({error} is missing or wrong); {_AGAIN}") from error
         return cls(finished, results, right, unfinished)
 
 
@@ -140,7 +146,23 @@ def write_per_image(
     weights_sha256: str,
     configuration: Mapping[str, Any],
 ) -> None:
-    """Write evaluation.safetensors.
+    """Replace evaluation.safetensors in one go, as `save_per_image` writes it.
+
+    Raises:
+        UserError: If the disk does not take it.
+    """
+    with replace_file(path) as aside:
+        save_per_image(aside, right, sample_ids, weights_sha256, configuration)
+
+
+def save_per_image(
+    path: Path,
+    right: Mapping[str, torch.Tensor],
+    sample_ids: Mapping[str, torch.Tensor],
+    weights_sha256: str,
+    configuration: Mapping[str, Any],
+) -> None:
+    """Write an evaluation.safetensors.
 
     Args:
         path: The file.
@@ -151,9 +173,8 @@ def write_per_image(
     """
     # several measures may take the same images, and safetensors writes no memory twice
     ids = {f"{_SAMPLE_IDS}{measure}": positions.clone() for measure, positions in sample_ids.items()}
-    with replace_file(path) as aside:
-        metadata = {"weights_sha256": weights_sha256, "configuration": json.dumps(configuration)}
-        save_file({**right, **ids}, aside, metadata)
+    metadata = {"weights_sha256": weights_sha256, "configuration": json.dumps(configuration)}
+    save_sealed(path, {**right, **ids}, metadata)
 
 
 def read_per_image(path: Path, weights_sha256: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -169,7 +190,7 @@ def read_per_image(path: Path, weights_sha256: str) -> tuple[dict[str, torch.Ten
     Raises:
         UserError: If the file is damaged or belongs to another record.
     """
-    tensors, metadata = _read(path)
+    tensors, metadata = read_sealed(path, _AGAIN)
     if metadata.get("weights_sha256") != weights_sha256:
         raise UserError(f"{path} does not belong to the record beside it: its model has other weights; evaluate again")
     ids = {k.removeprefix(_SAMPLE_IDS): v for k, v in tensors.items() if k.startswith(_SAMPLE_IDS)}
@@ -185,15 +206,7 @@ def read_configuration(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If it is damaged.
     """
-    return json.loads(_read(path)[1].get("configuration", "{}"))
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"cannot read {path}: {error}; evaluate again with --overwrite") from error
+    return json.loads(read_sealed(path, _AGAIN)[1].get("configuration", "{}"))
 
 
 def _short(value: Any, limit: int = 60) -> str:

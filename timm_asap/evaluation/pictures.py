@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from timm_asap._io import remove
 from timm_asap.evaluation.cells import CleanCell, CorruptionCell
 from timm_asap.evaluation.config import EvaluateConfig, as_file_name
 from timm_asap.evaluation.corruptions import corrupt
@@ -34,6 +35,8 @@ def draw_plots(job: Job, record: Record) -> list[Path]:
     from timm_asap.evaluation.plots import draw_contact_sheet, save_plots, save_png
 
     folder = job.folder / "plots"
+    if job.config.overwrite and folder.is_symlink():
+        remove(folder)  # what it leads to is not this evaluation's
     files = save_plots([record.content], folder)
     cells = [cell for cell in job.cells if isinstance(cell, CorruptionCell)]
     if cells:

@@ -3,19 +3,66 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from timm_asap.errors import UserError
 from timm_asap.evaluation.attacks import AttackSpec, masking_attacks
 from timm_asap.evaluation.cells import AttackCell, Cell, CleanCell, CorruptionCell, ShiftCell
 from timm_asap.evaluation.config import MEASURES, EvaluateConfig
 from timm_asap.evaluation.corruptions import approximation
+from timm_asap.evaluation.corruptions.checks import SMALLEST_SIDE
+from timm_asap.evaluation.folders import corruptions_in
 from timm_asap.evaluation.shift import ShiftSpec
 from timm_asap.evaluation.sources import MeasuredData
 
-__all__ = ["attack_specs", "make_cells", "resolve_table"]
+__all__ = ["attack_specs", "make_cells", "resolve_table", "settle_files", "settle_size"]
 
 _CIFAR_SIDE_PX = 64
 """The largest side that the parameters of CIFAR-10-C are meant for."""
+
+
+def settle_files(config: EvaluateConfig) -> tuple[EvaluateConfig, list[str]]:
+    """The corruptions and severities that a folder of corrupted images holds, where nobody asked for others.
+
+    Args:
+        config: What was asked for.
+
+    Returns:
+        What is measured, and a line for the user where it is less.
+    """
+    if config.dataset not in ("imagenet-c", "cifar10-c") or config.data_dir is None or "corruptions" in config.given:
+        return config, []
+    present = corruptions_in(Path(config.data_dir).expanduser(), config.dataset, config.corruptions)
+    if not present or set(present) == set(config.corruptions):  # where there is none, reading them says so
+        return config, []
+    left_out = [name for name in config.corruptions if name not in present]
+    note = f"corruptions that {config.data_dir} does not hold are left out: {', '.join(left_out)}"
+    return config.changed(corruptions=tuple(present)), [note]
+
+
+def settle_size(
+    config: EvaluateConfig, data: MeasuredData, input_size: tuple[int, int, int]
+) -> tuple[EvaluateConfig, list[str]]:
+    """What images of the model's size have room for, where nobody asked for more.
+
+    Args:
+        config: What was asked for.
+        data: What it is measured on.
+        input_size: (C, H, W) that the network takes.
+
+    Returns:
+        What is measured, and lines for the user where it is less.
+    """
+    side, notes = min(input_size[1:]), []
+    corrupts = "corruptions" in config.measures and data.corrupted is None
+    if corrupts and side < SMALLEST_SIDE and not {"measures", "corruptions"} & config.given:
+        notes.append(f"no corruptions: they need {SMALLEST_SIDE} pixels a side, the model takes {side}")
+        config = config.changed(measures=tuple(measure for measure in config.measures if measure != "corruptions"))
+    shifts = tuple(pixels for pixels in config.shift_pixels if pixels < side)
+    if "shift" in config.measures and len(shifts) < len(config.shift_pixels) and "shift_pixels" not in config.given:
+        notes.append(f"no shifts by {side} pixels or more: the model takes {side}")
+        config = config.changed(shift_pixels=shifts or (0.5,))
+    return config, notes
 
 
 def make_cells(config: EvaluateConfig, data: MeasuredData, input_size: tuple[int, int, int]) -> list[Cell]:

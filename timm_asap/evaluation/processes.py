@@ -1,4 +1,4 @@
-"""One process or several: who measures which batch, and how all come to know the whole."""
+"""One process or several: sharding of the batches, and the reduction of what they measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, first_line
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "resolve_device"]
 
 
 class Processes:
@@ -26,7 +26,7 @@ class Processes:
     def __init__(self, device: str | None = None) -> None:
         # several processes without a GPU must be told so: accelerate 1.15 would run each as if it were alone
         self._state = PartialState(cpu=not torch.accelerator.is_available())
-        self.device = self._state.device if device is None else _device(device)
+        self.device = self._state.device if device is None else resolve_device(device)
         if self.count > 1 and self.device.type != "cpu" and self.device.index is not None and device is not None:
             raise UserError(f"--device {device}: {self.count} processes each take their own; leave the flag out")
 
@@ -62,8 +62,19 @@ class Processes:
         self._state.wait_for_everyone()
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str | None) -> torch.device:
+    """The device of that name; without one cuda where there is one, else the CPU.
+
+    Raises:
+        UserError: If PyTorch does not know it, or cannot compute on it here.
+    """
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} cannot be used: {str(error).strip().splitlines()[0]}") from error
+        # a sum comes back only where something computes: "meta" makes tensors, and no numbers
+        total = torch.ones(2, device=torch.device(name)).sum()
+        if total.item() != 2:
+            raise RuntimeError("it does not add")
+    except Exception as error:  # a missing backend shows itself as any of a dozen kinds
+        why = first_line(error).split(". ")[0][:120]
+        raise UserError(f"--device {name} cannot be used: {why}; expected cpu or cuda") from error
+    return total.device

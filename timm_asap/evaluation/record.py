@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +11,9 @@ from typing import Any
 
 import torch
 
+from timm_asap._io import cut_path, disk_errors, read_json
 from timm_asap.errors import UserError
-from timm_asap.evaluation.intervals import WILSON
+from timm_asap.evaluation.intervals import WILSON, below_chance
 from timm_asap.evaluation.mce import (
     corruption_accuracy,
     corruption_cells,
@@ -22,8 +22,8 @@ from timm_asap.evaluation.mce import (
 )
 from timm_asap.evaluation.models import OpenedModel, short_name
 from timm_asap.evaluation.per_image import read_per_image
+from timm_asap.evaluation.record_schema import record_problem
 from timm_asap.evaluation.sources import MeasuredData
-from timm_asap.training.command_line import cut_path
 
 __all__ = ["PER_IMAGE", "RECORD", "Record", "describe_data", "describe_model", "read_record", "summarize"]
 
@@ -32,6 +32,8 @@ PER_IMAGE = "evaluation.safetensors"
 
 VERSION = 1
 """Of the layout of the record."""
+
+_PARTS = ("version", "model", "data", "results", "summary")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,31 +56,36 @@ class Record:
     def per_image(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None:
         """What each image did, and which images; None where the file is missing."""
         path = self.path.with_name(PER_IMAGE)
-        return read_per_image(path, self.content["model"]["weights_sha256"]) if path.is_file() else None
+        if not path.is_file():
+            return None
+        right, sample_ids = read_per_image(path, self.content["model"]["weights_sha256"])
+        for result in self.content["results"]:
+            found = right.get(result["id"])
+            if result["measure"] != "aliasing" and (found is None or found.shape != (result["images"],)):
+                raise UserError(f"{path} does not belong to the record beside it: {result['id']}; evaluate again")
+        return right, sample_ids
 
 
-def read_record(path: Path | str) -> Record:
+def read_record(path: Path | str, *, whole: bool = False) -> Record:
     """Read an evaluation.
 
     Args:
         path: An evaluation.json, or the folder that holds one.
+        whole: Expect all that this package writes, not only what a comparison needs.
 
     Raises:
-        UserError: If there is none, or it is no evaluation.
+        UserError: If there is none, it is no evaluation, or it is damaged.
     """
     path = Path(path).expanduser()
-    path = path / RECORD if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path}: expected what timm-asap evaluate wrote") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): expected what timm-asap evaluate wrote") from error
-    parts = ("version", "model", "data", "results", "summary")
-    if not isinstance(content, dict) or any(part not in content for part in parts):
-        raise UserError(f"{path} is no record of an evaluation: expected {', '.join(parts)} in it")
+    with disk_errors(f"{path} cannot be read"):
+        path = path / RECORD if path.is_dir() else path
+    content = read_json(path, "what timm-asap evaluate wrote", "record of an evaluation")
+    if missing := [part for part in _PARTS if part not in content]:
+        raise UserError(f"{path} is no record of an evaluation: {missing[0]} is missing in it")
     if content["version"] != VERSION:
         raise UserError(f"{path} has version {content['version']}: this timm_asap reads version {VERSION}")
+    if problem := record_problem(content, whole):
+        raise UserError(f"{path} is damaged: {problem}; evaluate again with --overwrite")
     return Record(path, content)
 
 
@@ -111,15 +118,19 @@ def describe_data(data: MeasuredData, hub_id: str | None) -> dict[str, Any]:
     }
 
 
-def summarize(results: list[Mapping[str, Any]], warnings: list[str], reference: Record | None) -> dict[str, Any]:
+def summarize(
+    results: list[Mapping[str, Any]], warnings: list[str], reference: Record | None, classes: int
+) -> dict[str, Any]:
     """The record's `summary`.
 
     Args:
         results: All entries.
         warnings: Of gradient masking.
         reference: Record of the model to give mCE against; one that `check_reference` has seen.
+        classes: How many classes the data have.
     """
     clean = next((r["accuracy"] for r in results if r["measure"] == "clean"), None)
+    doubt = next((below_chance(r["accuracy"], r["images"], classes) for r in results if r["measure"] == "clean"), None)
     cells = corruption_cells(results)
     summary: dict[str, Any] = {
         "clean_accuracy": clean,
@@ -128,6 +139,7 @@ def summarize(results: list[Mapping[str, Any]], warnings: list[str], reference: 
         "mce_reference": None,
         "corruption_errors": None,
         "gradient_masking": warnings,
+        "below_chance": doubt,
     }
     if reference is not None and cells is not None:
         errors = corruption_errors(cells, corruption_cells(reference.content["results"]))

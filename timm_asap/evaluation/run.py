@@ -10,16 +10,18 @@ from typing import Any
 
 import torch
 
+from timm_asap._lock import shared_folder_lock
 from timm_asap.errors import UserError
 from timm_asap.evaluation.aliasing import measure_batch, merge_aliasing
 from timm_asap.evaluation.cells import Cell
 from timm_asap.evaluation.config import EvaluateConfig
 from timm_asap.evaluation.finish import finish
 from timm_asap.evaluation.intervals import wilson_interval
-from timm_asap.evaluation.jobs import Job, prepare
+from timm_asap.evaluation.jobs import Job, prepare, take_up
 from timm_asap.evaluation.per_image import Measured, Unfinished
 from timm_asap.evaluation.pictures import draw_joint_plots, draw_plots
 from timm_asap.evaluation.pixels import PixelBatches
+from timm_asap.evaluation.plan import settle_files
 from timm_asap.evaluation.processes import Processes
 from timm_asap.evaluation.progress import ProgressDisplay
 from timm_asap.evaluation.record import Record, read_record
@@ -43,15 +45,30 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
         The records, in the order of the models; empty in every process but the main one.
 
     Raises:
-        UserError: If something does not fit, or an output is no number.
+        UserError: If something does not fit, an output is no number, the disk is full, or another process writes to
+            one of the folders.
         KeyboardInterrupt: On Ctrl-C; what was measured is kept, and `resume` goes on with it.
     """
     processes = Processes(config.device)
     reference = None if config.reference is None else read_record(config.reference)
+    config, notes = settle_files(config)
     data = load_data(config)
+    if processes.is_main:
+        for line in (f"{len(data.split):,} images of {data.split_name}: {data.dataset.source}", *data.dataset.notes):
+            print(line)
     jobs = [prepare(config, name, data, processes.device, reference) for name in config.models]
     _check_folders([job.folder for job in jobs])
-    processes.wait()  # every process has looked at the folders before one of them writes
+    with ExitStack() as stack:
+        for job in jobs:
+            stack.enter_context(shared_folder_lock(job.folder, "timm-asap evaluate"))
+        jobs = [take_up(job) for job in jobs]
+        processes.wait()  # every process has looked at the folders before one of them writes
+        for note in dict.fromkeys([*notes, *(note for job in jobs for note in job.notes)]) if processes.is_main else ():
+            print(f"adapted: {note}")
+        return _measure(config, jobs, processes, reference)
+
+
+def _measure(config: EvaluateConfig, jobs: list[Job], processes: Processes, reference: Record | None) -> list[Record]:
     records: list[Record] = []
     with ProgressDisplay(sum(job.passes for job in jobs), silent=not processes.is_main) as display:
         for job in jobs:
@@ -83,8 +100,6 @@ class _Evaluation:
         job = self.job
         if job.earlier is not None:
             return self.measured
-        if self.processes.is_main and job.config.overwrite:
-            job.partial.unlink(missing_ok=True)
         try:
             with ExitStack() as stack:
                 # the same numbers in every run: no algorithms that add in any order, no rounding to TF32

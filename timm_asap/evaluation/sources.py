@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
-from timm_asap.data import ImageDataset, Split, TensorSplit, load_dataset
+from timm_asap.data import ImageDataset, Split, TensorSplit, leave_out_unreadable
+from timm_asap.data.columns import UnknownClassesError
 from timm_asap.data.splits import SMALL_SIDE_PX, large_dataset, small_dataset
 from timm_asap.errors import UserError
 from timm_asap.evaluation.config import EvaluateConfig
 from timm_asap.evaluation.folders import cifar10_c_split, class_folders, find_corruptions
+from timm_asap.evaluation.models import open_model
 
 __all__ = ["FOLDER_SETS", "MeasuredData", "load_data"]
 
@@ -71,38 +73,47 @@ def load_data(config: EvaluateConfig) -> MeasuredData:
         UserError: If the name is unknown, or the images are missing or damaged.
     """
     if config.dataset in FOLDER_SETS:
-        columns = ("image_key", "label_key", "train_split", "test_split")
+        columns = ("image_key", "label_key", "train_split", "test_split", "num_classes", "label_names")
         if given := [name for name in columns if getattr(config, name) is not None]:
             raise UserError(f"data set {config.dataset!r} takes no --{given[0].replace('_', '-')}: leave it out")
         if config.data_dir is None:
             raise UserError(f"{config.dataset} needs --data-dir, the folder that holds it")
         folder = Path(config.data_dir).expanduser()
-        if config.dataset == "imagenet-c":
-            return _imagenet_c(folder, config)
         if config.dataset == "cifar10-c":
             return _cifar10_c(folder, config)
-        return _class_folders(folder, config.dataset)
+        return _imagenet_c(folder, config) if config.dataset == "imagenet-c" else _class_folders(folder, config)
     # the fifth that is held out of a data set without a test split is that of training, whatever --seed is
-    dataset = load_dataset(
-        config.dataset,
-        config.data_dir,
-        image_key=config.image_key,
-        label_key=config.label_key,
-        train_split=config.train_split,
-        test_split=config.test_split,
-        seed=0,
-    )
     if config.split == "all":
-        return MeasuredData(dataset, _join(dataset.train, dataset.test), f"all: train and {dataset.test_name}")
-    return MeasuredData(dataset, dataset.test, dataset.test_name)
+        dataset = config.load_data(seed=0)
+        splits = [dataset.train, dataset.test]
+        if config.skip_unreadable:
+            splits = [leave_out_unreadable(split) for split in splits]
+        return MeasuredData(dataset, _join(*splits), f"all: train and {dataset.test_name}")
+    try:
+        dataset = config.load_data(seed=0, measure_only=True)
+    except UnknownClassesError:
+        names = _names_in_a_model(config)
+        if names is None:
+            raise
+        dataset = config.load_data(seed=0, measure_only=True, trained_names=names)
+    split = leave_out_unreadable(dataset.test) if config.skip_unreadable else dataset.test
+    return MeasuredData(replace(dataset, test=split), split, dataset.test_name)
+
+
+def _names_in_a_model(config: EvaluateConfig) -> tuple[str, ...] | None:
+    """What the first model that names its classes calls them."""
+    opened = (open_model(name) for name in config.models)
+    return next((model.label_names for model in opened if model.label_names is not None), None)
 
 
 def _imagenet_c(folder: Path, config: EvaluateConfig) -> MeasuredData:
     places = find_corruptions(folder, config.corruptions)
-    first, names = class_folders(places[config.corruptions[0]] / str(config.severities[0]))
+    first, names, notes = class_folders(
+        places[config.corruptions[0]] / str(config.severities[0]), class_order=config.class_order
+    )
 
     def corrupted(name: str, severity: int) -> Split:
-        split, _ = class_folders(places[name] / str(severity), names)
+        split, *_ = class_folders(places[name] / str(severity), names)
         if not torch.equal(split.labels, first.labels):
             raise UserError(f"{places[name] / str(severity)} holds other images than its neighbours: fetch it again")
         return split
@@ -111,7 +122,8 @@ def _imagenet_c(folder: Path, config: EvaluateConfig) -> MeasuredData:
         for severity in config.severities:
             if not (places[name] / str(severity)).is_dir():
                 raise UserError(f"there is no folder {places[name] / str(severity)}: fetch ImageNet-C again")
-    dataset = large_dataset("imagenet-c", names, first, first, test_name="validation", source=_IMAGENET_C)
+    about = {"test_name": "validation", "source": _IMAGENET_C, "class_order": config.class_order, "notes": notes}
+    dataset = large_dataset("imagenet-c", names, first, first, **about)
     # its images are the 224 pixels of the centre crop already
     return MeasuredData(dataset, first, "validation", crop_pct=1.0, corrupted=corrupted)
 
@@ -128,10 +140,13 @@ def _cifar10_c(folder: Path, config: EvaluateConfig) -> MeasuredData:
     )
 
 
-def _class_folders(folder: Path, name: str) -> MeasuredData:
-    split, names = class_folders(folder)
-    source = _CLASS_FOLDERS[name] or f"images of the folder {folder.resolve().name}"
-    dataset = large_dataset(name, names, split, split, test_name="all", source=source)
+def _class_folders(folder: Path, config: EvaluateConfig) -> MeasuredData:
+    split, names, notes = class_folders(folder, class_order=config.class_order)
+    if config.skip_unreadable:
+        split = leave_out_unreadable(split)
+    source = _CLASS_FOLDERS[config.dataset] or f"images of the folder {folder.resolve().name}"
+    about = {"test_name": "all", "source": source, "class_order": config.class_order, "notes": notes}
+    dataset = large_dataset(config.dataset, names, split, split, **about)
     is_small = max(split.decode(0).size) <= SMALL_SIDE_PX
     return MeasuredData(dataset, split, "all", crop_pct=1.0 if is_small else None)
 

@@ -37,7 +37,7 @@ def print_records(records: Sequence[Record], console: Console) -> None:
     if any(result["measure"] == "aliasing" for results in aliasing.values() for result in results):
         console.print(aliasing_table(aliasing))
     for record in records:
-        for warning in record.content["summary"]["gradient_masking"]:
+        for warning in record.content["summary"].get("gradient_masking", ()):
             console.print(f"warning: {record.name}: {warning}")
 
 
@@ -68,8 +68,8 @@ def joint_table(records: Sequence[Record]) -> Table:
         table.add_column(record.name, justify="right")
     for name in dict.fromkeys(name for column in columns for name in column):
         table.add_row(name, *(f"{column[name]:.2f}" if name in column else "-" for column in columns))
-    if any(record.content["summary"]["mce"] is not None for record in records):
-        mces = [record.content["summary"]["mce"] for record in records]
+    mces = [record.content["summary"].get("mce") for record in records]
+    if any(mce is not None for mce in mces):
         table.add_row("mCE (lower is better)", *("-" if mce is None else f"{mce:.2f}" for mce in mces))
     return table
 
@@ -92,22 +92,23 @@ def _corruptions(results: Sequence[Result], summary: Mapping[str, Any]) -> Group
     for severity in severities:
         table.add_column(str(severity), justify="right")
     table.add_column("mean", justify="right")
-    errors = summary["corruption_errors"]
+    errors = summary.get("corruption_errors")
     if errors is not None:
         table.add_column("CE", justify="right")
     found = {(result["corruption"], result["severity"]): result for result in results}
     for name in dict.fromkeys(result["corruption"] for result in results):
-        row = [found[name, severity] for severity in severities]
+        row = [found[name, severity] for severity in severities if (name, severity) in found]
         values = [result["accuracy"] for result in row]
-        star = " *" if any(result["approximate"] for result in row) else ""
+        shown = [f"{found[name, s]['accuracy']:.2f}" if (name, s) in found else "-" for s in severities]
+        star = " *" if any(result.get("approximate") for result in row) else ""
         more = [] if errors is None else [f"{errors[name]:.1f}" if name in errors else "-"]
-        table.add_row(name + star, *(f"{v:.2f}" for v in values), f"{sum(values) / len(values):.2f}", *more)
+        table.add_row(name + star, *shown, f"{sum(values) / len(values):.2f}", *more)
     captions = []
-    if summary["corruption_accuracy"] is not None:
+    if summary.get("corruption_accuracy") is not None:
         captions.append(f"mean of the 15 corruptions: {summary['corruption_accuracy']:.2f} %")
-    if summary["mce"] is not None:
-        captions.append(f"mCE {summary['mce']:.2f} % against {summary['mce_reference']}")
-    if any(result["approximate"] for result in results):
+    if summary.get("mce") is not None:
+        captions.append(f"mCE {summary['mce']:.2f} % against {summary.get('mce_reference')}")
+    if any(result.get("approximate") for result in results):
         captions.append("* approximate: evaluation.json says how")
     heading = f"accuracy under corruption, {results[0]['table']} parameters, {results[0]['images']:,} images"
     return Group(heading, table, *captions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import time
@@ -18,6 +17,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from timm_asap import data
+from timm_asap._io import cut_path, read_json, write_json
 from timm_asap.command_line import flag
 from timm_asap.data.unlabelled import load_images
 from timm_asap.errors import UserError
@@ -27,12 +27,10 @@ from timm_asap.healing.heal import heal
 from timm_asap.healing.pair import load_pair
 from timm_asap.healing.plain import plain_copy
 from timm_asap.healing.refit import converted_convolutions
-from timm_asap.training.command_line import cut_path
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.epoch import Stopped, start_sums, train_epoch
 from timm_asap.training.export import export_model
 from timm_asap.training.facts import run_facts
-from timm_asap.training.files import replace_text
 from timm_asap.training.loaders import build_test_loader
 from timm_asap.training.options.flags import Precision, check_range
 from timm_asap.training.plan import Plan
@@ -256,30 +254,30 @@ def run_adaptation(
         started_at = held_out.fidelity(pair.twin)
     except ValueError as error:
         raise error if isinstance(error, UserError) else UserError(f"{config.model}: {error}") from error
-    run = start_run(plan.config, lambda _: plan, lambda plan, accelerator: _records(config, plan, accelerator))
-    if starts and run.accelerator.is_main_process:
-        record = {"before": asdict(before), "healed_first": None if report is None else str(report)}
-        replace_text(folder.path / ADAPTATION, json.dumps(record, indent=2) + "\n")
-        folder.add_metrics({"epoch": 0, "step": 0, **_shown(started_at)})
-        run.display.say(f"before: {before}")
-        if report is not None and report.changed:
-            run.display.say(f"healed in closed form: {started_at}")
-    blend = _start_blend(config, run)
-    stopped = False
-    after = None
-    with run.stop, run.display:
-        try:
-            for epoch in range(run.position.epoch, plan.config.epochs):
-                after = _run_epoch(run, epoch, held_out)
-                if run.stop.asked and epoch + 1 < plan.config.epochs:
-                    raise Stopped
-        except Stopped:
-            stopped = True
-    if blend is not None:
-        blend.remove()
-    if not stopped and after is None:  # a finished run was continued
-        after = held_out.fidelity(run.network_on_cpu())
-    return _finish(config, run, stopped, before, after, network)
+    run = start_run(plan.config, lambda *_: plan, lambda plan, accelerator: _records(config, plan, accelerator))
+    with run.held:
+        if starts and run.accelerator.is_main_process:
+            record = {"before": asdict(before), "healed_first": None if report is None else str(report)}
+            write_json(folder.path / ADAPTATION, record | {"at_first_step": asdict(started_at)})
+            run.display.say(f"before: {before}")
+            if report is not None and report.changed:
+                run.display.say(f"healed in closed form: {started_at}")
+        blend = _start_blend(config, run)
+        stopped = False
+        after = None
+        with run.stop, run.display:
+            try:
+                for epoch in range(run.position.epoch, plan.config.epochs):
+                    after = _run_epoch(run, epoch, held_out)
+                    if run.stop.asked and epoch + 1 < plan.config.epochs:
+                        raise Stopped
+            except Stopped:
+                stopped = True
+        if blend is not None:
+            blend.remove()
+        if not stopped and after is None:  # a finished run was continued
+            after = held_out.fidelity(run.network_on_cpu())
+        return _finish(config, run, stopped, before, after, network)
 
 
 @dataclass(frozen=True, eq=False)
@@ -336,7 +334,7 @@ def _load_images(config: AdaptConfig, pair: _Pair, tensor: torch.Tensor | None) 
             config.data_dir,
             image_key=config.image_key,
             label_key=config.label_key,
-            skip_corrupt=config.skip_unreadable,
+            skip_unreadable=config.skip_unreadable,
         )
         if dataset.image_size[0] != channels:
             raise UserError(
@@ -557,7 +555,8 @@ def _run_epoch(run: Run, epoch: int, held_out: _HeldOut) -> Fidelity:
 def _shown(fidelity: Fidelity) -> dict[str, Any]:
     """The line of metrics.jsonl for a measurement."""
     names = ("agreement", "confident_agreement", "kl")
-    return {name: getattr(fidelity, name) for name in names} | {"held_out_images": fidelity.images}
+    found = {name: getattr(fidelity, name) for name in names if getattr(fidelity, name) is not None}
+    return found | {"held_out_images": fidelity.images}
 
 
 def _as_it_was_started(config: AdaptConfig, folder: RunFolder) -> AdaptConfig:
@@ -619,7 +618,7 @@ def _finish(
     folder, plan = run.folder, run.plan
     trained = run.network_on_cpu()
     if run.accelerator.is_main_process and not stopped:
-        record = json.loads((folder.path / ADAPTATION).read_text(encoding="utf-8"))
+        record = read_json(folder.path / ADAPTATION, "what timm-asap adapt writes at the start of a run")
         record |= {
             "model": cut_path(config.model),
             "teacher": plan.config.teacher,
@@ -630,7 +629,7 @@ def _finish(
             "steps": run.position.step,
             "after": asdict(after),
         }
-        replace_text(folder.path / ADAPTATION, json.dumps(record, indent=2) + "\n")
+        write_json(folder.path / ADAPTATION, record)
         folder.write_result({"epoch": run.position.epoch, "step": run.position.step, **_shown(after)})
     run.accelerator.wait_for_everyone()
     if network is not None and not stopped:

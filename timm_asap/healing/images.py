@@ -16,6 +16,8 @@ _SMALLEST_BATCH = 32
 # One image in five is set aside to measure what a repair brings, up to 1,000 of them: enough for an interval of 3 %.
 _HELD_OUT_EVERY = 5
 _MOST_HELD_OUT = 1000
+# `timm_asap.data.PADDING_LABEL`, which the core does without.
+_UNREADABLE = -1
 
 
 class ImageBatches:
@@ -25,7 +27,8 @@ class ImageBatches:
 
     Args:
         images: A float tensor (N, C, H, W), or an iterable of such batches; of a batch that is a tuple or a list, the
-            first entry counts, so that a loader of (images, labels) will do.
+            first entry counts, so that a loader of (images, labels) will do. Images labelled -1, as the loaders of
+            `timm_asap.data` label those that cannot be read, are left out.
         device: Where the batches are put.
         dtype: What they are cast to.
         limit: Stop after so many images; None takes all.
@@ -126,7 +129,11 @@ def _checked(batch: Any) -> torch.Tensor:
         raise ValueError(f"images: expected batches of shape (B, C, H, W), got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise TypeError(f"images: expected floating-point images, normalised for the model, got {images.dtype}")
-    return images.detach()
+    images = images.detach()
+    labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+    if isinstance(labels, torch.Tensor) and labels.shape == images.shape[:1] and (labels == _UNREADABLE).any():
+        images = images[(labels != _UNREADABLE).to(images.device)]  # stand for images that cannot be read
+    return images
 
 
 def _digest(image: torch.Tensor) -> int:

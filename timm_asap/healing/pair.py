@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from timm_asap.errors import UserError
-from timm_asap.zoo import check_model_name, create_model, is_twin
+from timm_asap.zoo import check_model_name, create_model, is_twin, model_folder
 from timm_asap.zoo.asap_twins import UpstreamWeightsWarning
 
 __all__ = ["load_pair"]
@@ -28,8 +27,7 @@ def load_pair(name: str, asap_kwargs: dict[str, Any]) -> tuple[nn.Module | None,
     Raises:
         UserError: If there is no such model, it has no weights or no twin.
     """
-    if ":" not in name and ("/" in name or "\\" in name or Path(name).is_dir()):
-        name = f"local-dir:{name}"
+    name = model_folder(name)
     check_model_name(name, pretrained=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UpstreamWeightsWarning)  # what it asks for is being done

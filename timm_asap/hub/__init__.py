@@ -10,7 +10,7 @@ _LAZY = {
     "Published": "timm_asap.hub.publishing",
     "check_card": "timm_asap.hub.card_check",
     "export_onnx": "timm_asap.hub.onnx_export",
-    "load": "timm_asap.hub.loading",
+    "load": "timm_asap.zoo",
     "publish": "timm_asap.hub.publishing",
     "write_card": "timm_asap.hub.card",
 }

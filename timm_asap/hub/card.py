@@ -6,12 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 
-from timm_asap.errors import UserError
+from timm_asap._io import write_text
+from timm_asap._lock import locks_folder
+from timm_asap.errors import UserError, first_line
 from timm_asap.hub.card_check import check_card
 from timm_asap.hub.cards import accuracy, robustness
 from timm_asap.hub.cards.citations import citations, of_data
@@ -24,12 +27,13 @@ from timm_asap.hub.cards.metadata import metadata
 from timm_asap.hub.cards.origin import Origin
 from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.cards.records import RunRecords, read_records
-from timm_asap.hub.names import check_repo
-from timm_asap.training.files import replace_text
+from timm_asap.hub.hub_edits import carry_stamp
+from timm_asap.zoo.hub_client import check_repo
 
 __all__ = ["write_card"]
 
 
+@locks_folder("timm-asap card")
 def write_card(
     run_folder: Path | str,
     license: str | None = None,
@@ -39,6 +43,7 @@ def write_card(
     shipped_as: str | None = None,
     output: Path | str | None = None,
     overwrite: bool = False,
+    kept: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the card of a run: what the model is, how it was made, what it reached, how to use it.
 
@@ -55,6 +60,7 @@ def write_card(
         shipped_as: Name in timm, for weights that come with this package: the lines then load that.
         output: The card; by default README.md in the run folder.
         overwrite: Replace a card that was written by hand.
+        kept: User-edited sections by name, instead of those of the card so far.
 
     Returns:
         The path of the card.
@@ -68,6 +74,7 @@ def write_card(
     if repo is not None:
         check_repo(repo)
     previous = _previous(path, folder, overwrite)
+    sections = read_kept(previous.text) if kept is None else kept
     try:
         records = read_records(folder, with_comparison=against is None)
         if against is not None:
@@ -75,19 +82,25 @@ def write_card(
         if path.resolve().parent != folder.resolve():
             records = replace(records, plots=())  # a card shows them by relative paths
         licence = choose_licence(records.origin, license, _licence_so_far(previous, records.origin))
-        text = _render(records, licence, read_kept(previous), repo, shipped_as)
+        text = _render(records, licence, sections, repo, shipped_as)
     except (KeyError, UndefinedError) as error:
         raise UserError(f"{folder}: its records lack what the card shows: {error}; make them anew") from error
+    text = carry_stamp(previous.text, text)
     check_card(text)
     refuse_token(path.name, text)
     if against is not None:
-        replace_text(folder / COMPARISON, _as_json(records.comparison))
-    replace_text(path, text)
+        write_text(folder / COMPARISON, _as_json(records.comparison))
+    write_text(path, text)
     return path
 
 
-def _previous(path: Path, folder: Path, overwrite: bool) -> str:
-    """The generated card whose hand-written parts stay: the one to replace, or else that of the run."""
+class _Card(NamedTuple):
+    path: Path
+    text: str
+
+
+def _previous(path: Path, folder: Path, overwrite: bool) -> _Card:
+    """The generated card whose user-edited sections stay: the one to replace, or else that of the run."""
     if path.is_dir():
         raise UserError(f"--output {path} is a folder: expected a file, such as card.md")
     for card in (path, folder / "README.md"):
@@ -95,19 +108,36 @@ def _previous(path: Path, folder: Path, overwrite: bool) -> str:
             continue
         text = card.read_text(encoding="utf-8", errors="replace")
         if is_generated(text):
-            return text
+            return _Card(card, text)
         if card == path and not overwrite:
             raise UserError(
                 f"{path} was written by hand: --overwrite replaces it, --output FILE writes the card elsewhere"
             )
-    return ""
+    return _Card(path, "")
 
 
-def _licence_so_far(previous: str, origin: Origin | None) -> str | None:
+def _licence_so_far(previous: _Card, origin: Origin | None) -> str | None:
     """What a card states, unless it was made before it was known that the weights come from elsewhere."""
-    if not previous or (origin is not None and f"started from {origin}" not in previous):
+    if not previous.text or (origin is not None and f"started from {origin}" not in previous.text):
         return None
-    return ModelCard(previous, ignore_metadata_errors=True).data.license
+    try:
+        stated = ModelCard(previous.text, ignore_metadata_errors=True).data.license
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" in line {mark.line + 2}"
+        what = getattr(error, "problem", None) or first_line(error)
+        raise UserError(
+            f"{previous.path}: its metadata cannot be read as YAML ({what}{where}): put that right, or delete "
+            "the lines between the two '---'"
+        ) from error
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(
+            f"{previous.path}: its metadata are not those of a model card ({first_line(error)}): put that right, or "
+            "delete the lines between the two '---'"
+        ) from error
+    if stated is not None and not isinstance(stated, str):
+        raise UserError(f"{previous.path}: its license: expected an identifier such as mit, got {stated!r}")
+    return stated
 
 
 def _compare(records: RunRecords, against: Path) -> RunRecords:

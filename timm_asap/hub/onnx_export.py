@@ -13,8 +13,8 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from timm_asap._io import replace_file
 from timm_asap.errors import UserError, first_line
-from timm_asap.training.files import replace_file
 
 __all__ = ["OnnxReport", "export_onnx"]
 

@@ -1,8 +1,12 @@
-"""A repository on the Hub, as publishing sees it; what the client raises comes out as one line."""
+"""A repository on the Hub, as publishing sees it: what the client raises is one line, what it gives is checked."""
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelInfo, get_token
 from huggingface_hub.community import Discussion
@@ -12,10 +16,15 @@ from huggingface_hub.hf_api import RepoFile
 import timm_asap
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import Bundle
-from timm_asap.hub.client_errors import one_line
 from timm_asap.hub.difference import Difference
+from timm_asap.zoo.hub_client import TRIES, ask, check_repo, refuse_answer
 
-__all__ = ["Remote"]
+__all__ = ["SLOWEST_BYTES_PER_S", "Remote"]
+
+T = TypeVar("T")
+
+SLOWEST_BYTES_PER_S = 50_000
+"""Bytes per second of the slowest connection that an upload or a download is waited for."""
 
 
 class Remote:
@@ -33,24 +42,38 @@ class Remote:
         """See who the token stands for, and that it may write somewhere."""
         if get_token() is None:
             raise UserError(f"no token to publish {self.repo} with: sign in with `hf auth login`, or set HF_TOKEN")
-        with one_line(self.repo):
-            user = self.api.whoami()
-        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        user, role = self._who_am_i()
+        if role == "read":
             raise UserError(f"the token may only read: publishing {self.repo} needs one with the right to write")
-        if "/" not in self.repo:
-            self.repo = f"{user['name']}/{self.repo}"
+        self._complete(user)
 
     def complete_name(self) -> None:
         """Put the user's own namespace before a name that has none."""
         if "/" not in self.repo:
             if get_token() is None:
                 raise UserError(f"repository {self.repo!r}: expected user/name, or a token that tells the user")
-            with one_line(self.repo):
-                self.repo = f"{self.api.whoami()['name']}/{self.repo}"
+            self._complete(self._who_am_i()[0])
+
+    def _complete(self, user: str) -> None:
+        if "/" not in self.repo:
+            self.repo = f"{user}/{self.repo}"
+            check_repo(self.repo)
+
+    def _who_am_i(self) -> tuple[str, str | None]:
+        """The user's name, and what the token may do where the Hub says so."""
+        answer = self._ask(self.api.whoami)
+        name = answer.get("name") if isinstance(answer, dict) else None
+        if not isinstance(name, str) or not name:
+            refuse_answer(self.repo, "expected the name of the token's user")
+        role: object = answer
+        for key in ("auth", "accessToken", "role"):
+            role = role.get(key) if isinstance(role, dict) else None
+        return name, role if isinstance(role, str) else None
 
     def find(self, revision: str) -> ModelInfo | None:
         """The state of a branch; that of main where there is no such branch yet, None where there is no repository."""
-        with one_line(self.repo, revision):
+
+        def look() -> ModelInfo | None:
             try:
                 return self.api.model_info(self.repo, revision=revision)
             except RevisionNotFoundError:
@@ -58,43 +81,103 @@ class Remote:
             except RepositoryNotFoundError:
                 return None
 
+        info = self._ask(look, revision)
+        return info if info is None else self._checked(info)
+
     def prepare(self, *, private: bool, revision: str, create_pr: bool) -> ModelInfo:
         """Make the repository and the branch if need be, and return the branch's state."""
-        with one_line(self.repo, revision):
-            if not create_pr:
-                self.api.create_repo(self.repo, private=private, exist_ok=True)
+        if not create_pr:
+            self._create(private)
+
+        def look() -> ModelInfo | None:
             try:
-                info = self.api.model_info(self.repo, revision=revision)
-            except RevisionNotFoundError:
-                self.api.create_branch(self.repo, branch=revision, exist_ok=True)
                 return self.api.model_info(self.repo, revision=revision)
-            if not self._can_move(revision):
-                raise UserError(f"{revision!r} of {self.repo} is a tag or a commit: expected a branch")
-            return info
+            except RevisionNotFoundError:
+                return None
+
+        info = self._ask(look, revision)
+        if info is None:
+            self._ask(lambda: self.api.create_branch(self.repo, branch=revision, exist_ok=True), revision)
+            info = self._ask(lambda: self.api.model_info(self.repo, revision=revision), revision)
+        elif not self._can_move(revision):
+            raise UserError(f"{revision!r} of {self.repo} is a tag or a commit: expected a branch")
+        return self._checked(info)
+
+    def _create(self, private: bool) -> None:
+        """Make the repository unless it is there; an answer that cannot be read may have been a success."""
+        try:
+            self._ask(lambda: self.api.create_repo(self.repo, private=private, exist_ok=True))
+        except UserError:
+            try:
+                is_there = self.find("main") is not None
+            except UserError:
+                is_there = False  # the first error says more
+            if not is_there:
+                raise
+
+    def _checked(self, info: ModelInfo) -> ModelInfo:
+        sha = info.sha
+        if not isinstance(sha, str) or not sha.isalnum():
+            refuse_answer(self.repo, "expected the hash of its newest commit")
+        return info
 
     def _can_move(self, revision: str) -> bool:
         if revision == "main" or revision.startswith("refs/pr/"):
             return True
-        return revision in {branch.name for branch in self.api.list_repo_refs(self.repo).branches}
+        branches = self._ask(lambda: self.api.list_repo_refs(self.repo).branches, revision)
+        return any(branch.name == revision for branch in branches)
 
     def files(self, revision: str | None) -> list[RepoFile]:
-        """The files at a commit or reference."""
-        with one_line(self.repo, revision):
+        """The files at a commit or reference, each with its digest."""
+
+        def look() -> list[RepoFile]:
             tree = self.api.list_repo_tree(self.repo, recursive=True, revision=revision)
             return [item for item in tree if isinstance(item, RepoFile)]
 
+        found = self._ask(look, revision, tries=1)  # the client repeats what comes in pages
+        for item in found:
+            digest = item.lfs.sha256 if item.lfs else item.blob_id
+            if not (isinstance(item.path, str) and isinstance(digest, str) and digest.isalnum()):
+                refuse_answer(self.repo, "expected the path and the digest of each file")
+        return found
+
+    def read_text(self, file: RepoFile, revision: str) -> str | None:
+        """A text file as it is at a commit; None if it is none, or has over a megabyte."""
+        if not isinstance(file.size, int) or file.size > 1_000_000:
+            return None
+        with tempfile.TemporaryDirectory(prefix="timm_asap_read_") as cache:
+            path = self._ask(
+                lambda: self.api.hf_hub_download(self.repo, file.path, revision=revision, cache_dir=cache), revision
+            )
+            try:
+                return Path(path).read_text(encoding="utf-8")
+            except UnicodeDecodeError:
+                return None
+
     def open_pull_requests(self) -> list[Discussion]:
         """Newest first, as the Hub lists them."""
-        found = self.api.get_repo_discussions(self.repo, discussion_type="pull_request", discussion_status="open")
-        return list(found)
+
+        def look() -> list[Discussion]:
+            return list(
+                self.api.get_repo_discussions(self.repo, discussion_type="pull_request", discussion_status="open")
+            )
+
+        return self._ask(look, tries=1)
 
     def commit(
         self, bundle: Bundle, difference: Difference, title: str, revision: str, parent: str | None, create_pr: bool
     ) -> CommitInfo:
         """Commit what differs, provided that the branch is still at `parent`."""
         operations = [CommitOperationAdd(name, str(bundle.folder / name)) for name in difference.to_send]
-        with one_line(self.repo, revision), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Warnings while validating metadata", category=UserWarning)
+        size = sum((bundle.folder / name).stat().st_size for name in difference.to_send)
+
+        def send() -> CommitInfo:
+            # by itself the client leaves out, without a word, what a .gitignore of the repository names
+            self.api.preupload_lfs_files(
+                self.repo, operations, revision=revision, create_pr=create_pr, gitignore_content=""
+            )
+            if ignored := [item.path_in_repo for item in operations if getattr(item, "_should_ignore", False)]:
+                refuse_answer(self.repo, f"it would leave out {', '.join(ignored)}")
             return self.api.create_commit(
                 self.repo,
                 operations,
@@ -104,8 +187,19 @@ class Remote:
                 create_pr=create_pr,
             )
 
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Warnings while validating metadata", category=UserWarning)
+            # what is uploaded is repeated by the client itself; a commit must not be, it might be made twice
+            made = ask(send, self.repo, revision, tries=1, wait_s=size / SLOWEST_BYTES_PER_S)
+        if not isinstance(made.oid, str) or not made.oid.isalnum():
+            refuse_answer(self.repo, "expected the hash of the commit; it may have been made")
+        return made
+
     def url(self, revision: str) -> str:
         """Where people look at a revision."""
         if revision.startswith("refs/pr/"):
             return f"{self.api.endpoint}/{self.repo}/discussions/{revision.removeprefix('refs/pr/')}"
         return f"{self.api.endpoint}/{self.repo}" + ("" if revision == "main" else f"/tree/{revision}")
+
+    def _ask(self, call: Callable[[], T], revision: str | None = None, tries: int = TRIES) -> T:
+        return ask(call, self.repo, revision, tries=tries)

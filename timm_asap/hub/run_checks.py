@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.models import weights_sha256
-from timm_asap.hub.loading import load
+from timm_asap.zoo import load
+from timm_asap.zoo.model_config import read_model_config
 
 __all__ = ["check_run", "sample_logits"]
 
@@ -21,6 +22,8 @@ _NEEDED = {
     "config.json": "its training has not finished: `python train.py --resume` with its flags",
     "evaluation.json": "measure it first: `timm-asap evaluate {run} --dataset ...`",
 }
+# What else the card shows something of.
+_SHOWN = ("README.md", "run.json", "result.json", "metrics.jsonl", "comparison.json", "heal.json")
 _BATCH = 4
 
 
@@ -42,18 +45,27 @@ def check_run(run: Path) -> torch.Tensor:
     for file, what_to_do in _NEEDED.items():
         if not (run / file).is_file():
             raise UserError(f"{run} has no {file}: {what_to_do.format(run=run)}")
-    config, evaluation = read_json(run / "config.json"), read_json(run / "evaluation.json")
-    _check_classes(run, config, evaluation)
+    for file in (*_NEEDED, *_SHOWN):
+        if (run / file).is_symlink():
+            raise UserError(f"{run / file} is a link: expected a file of the run itself; put a copy in its place")
+    config, evaluation = read_model_config(run / "config.json", str(run)), read_json(run / "evaluation.json")
+    if not config.num_classes:
+        raise UserError(f"{run}/config.json: num_classes: expected a whole number above 0, got {config.num_classes}")
+    _check_classes(run, config.num_classes, config.label_names, evaluation)
     model = load(f"local-dir:{run}")
-    if evaluation.get("model", {}).get("weights_sha256") != weights_sha256(model):
+    if _object(evaluation, "model").get("weights_sha256") != weights_sha256(model):
         raise UserError(
             f"{run}/evaluation.json was measured on other weights than {run}/model.safetensors: "
             f"`timm-asap evaluate {run} --overwrite` measures these"
         )
-    logits = sample_logits(model)
-    if tuple(logits.shape) != (_BATCH, config["num_classes"]):
+    try:
+        logits = sample_logits(model)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        size = " x ".join(map(str, model.pretrained_cfg["input_size"]))
+        raise UserError(f"{run}: the model cannot take images of {size}: {first_line(error)}") from error
+    if tuple(logits.shape) != (_BATCH, config.num_classes):
         raise UserError(
-            f"{run}: the model gives scores of shape {tuple(logits.shape)[1:]}, and no {config['num_classes']}"
+            f"{run}: the model gives scores of shape {tuple(logits.shape)[1:]}, and no {config.num_classes}"
         )
     if not logits.isfinite().all():
         raise UserError(f"{run}: the model gives NaN or infinity; its training diverged")
@@ -68,21 +80,25 @@ def sample_logits(model: nn.Module) -> torch.Tensor:
         return model.eval()(images)
 
 
-def _check_classes(run: Path, config: dict[str, Any], evaluation: dict[str, Any]) -> None:
-    classes, names = config.get("num_classes"), config.get("label_names")
-    if names is not None and len(names) != classes:
-        raise UserError(f"{run}/config.json names {len(names)} classes, and its num_classes is {classes}")
+def _check_classes(run: Path, classes: int, names: tuple[str, ...] | None, evaluation: dict[str, Any]) -> None:
     if (run / "run.json").is_file():
-        trained_on = read_json(run / "run.json").get("data", {}).get("classes")
+        trained_on = _object(read_json(run / "run.json"), "data").get("classes")
         if trained_on != classes:
             raise UserError(f"{run}: the model tells {classes} classes apart, and run.json tells of {trained_on}")
-    data = evaluation.get("data", {})
-    of_data = set(data.get("label_names") or ())
+    data = _object(evaluation, "data")
+    listed = data.get("label_names")
+    of_data = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
     some = of_data and of_data < set(names or ())  # as ImageNet-A has 200 of the 1,000 classes
     if data.get("classes") != classes and not some:
         raise UserError(
             f"{run}: the model tells {classes} classes apart, and evaluation.json is of data with {data.get('classes')}"
         )
+
+
+def _object(record: dict[str, Any], key: str) -> dict[str, Any]:
+    """A part of a record; empty where it is none, so that what is looked for in it is missing."""
+    part = record.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -93,8 +109,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
     try:
         record = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number too long, nested too deep
+        raise UserError(f"{path} cannot be read as JSON: {first_line(error)}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if not isinstance(record, dict):
         raise UserError(f"{path}: expected a JSON object, got a {type(record).__name__}")
     return record

@@ -10,10 +10,11 @@ from huggingface_hub import HfApi
 
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import Bundle
-from timm_asap.hub.client_errors import one_line
-from timm_asap.hub.digests import sha256
-from timm_asap.hub.loading import load
+from timm_asap.hub.remote import SLOWEST_BYTES_PER_S
 from timm_asap.hub.run_checks import sample_logits
+from timm_asap.zoo import load
+from timm_asap.zoo.downloads import sha256
+from timm_asap.zoo.hub_client import ask
 
 __all__ = ["verify"]
 
@@ -31,11 +32,18 @@ def verify(api: HfApi, repo: str, revision: str, bundle: Bundle) -> None:
         UserError: If a file is missing or differs by sha256, or the model that loads from the download gives other
             scores, bit for bit.
     """
+    size = sum(path.stat().st_size for path in bundle.folder.rglob("*") if path.is_file())
     with tempfile.TemporaryDirectory(prefix="timm_asap_verify_") as cache:
-        with one_line(repo, revision):
-            folder = Path(
-                api.snapshot_download(repo, revision=revision, cache_dir=cache, allow_patterns=[*bundle.sha256])
+        folder = Path(
+            ask(
+                lambda: api.snapshot_download(
+                    repo, revision=revision, cache_dir=cache, allow_patterns=[*bundle.sha256]
+                ),
+                repo,
+                revision,
+                wait_s=size / SLOWEST_BYTES_PER_S,
             )
+        )
         for name, sent in bundle.sha256.items():
             if not (folder / name).is_file():
                 raise UserError(f"{repo} was committed, but {name} did not come back: publish again")

@@ -6,7 +6,6 @@ rename, and a damaged file is known by its name alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import warnings
@@ -17,13 +16,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from timm_asap._io import disk_errors, replace_file, sha256
 from timm_asap.errors import UserError
-from timm_asap.training.files import replace_file
 
 # Raised when the layout of the file changes; a file of another version is refused.
 VERSION = 2
 
-_NAME = re.compile(r"step-(\d{8,})\.([0-9a-f]{16})\.safetensors")
+_DIGITS = 16  # of the SHA-256
+_NAME = re.compile(rf"step-(\d{{8,}})\.([0-9a-f]{{{_DIGITS}}})\.safetensors")
+
+_WHEN_FULL = "make room, or see to the right to write there, then go on with --resume"
 
 
 class CheckpointFolder:
@@ -57,25 +59,30 @@ class CheckpointFolder:
         Raises:
             UserError: If the disk does not take it; older checkpoints are untouched then.
         """
-        aside_name = self.path / "next.safetensors"
-        try:
-            with replace_file(aside_name) as aside:
-                write_state(aside, state)
-                digest = _digest(aside)
-            path = aside_name.replace(self.path / f"step-{step:08d}.{digest}.safetensors")
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            raise UserError(
-                f"the checkpoint of step {step} cannot be written to {self.path} ({reason}): make room, then go on "
-                "with --resume"
-            ) from error
-        for older in [file for file in self.files() if file != path][self.keep - 1 :]:
-            if _step(older) != best_step:
-                older.unlink()
-        for twin in self.files():  # an earlier attempt at the same step, before a resume
-            if twin != path and _step(twin) == step:
-                twin.unlink()
+        whole = self.path / ".next.aside"  # its name is known once its content is; a killed process leaves it
+        doing = f"the checkpoint of step {step} cannot be written to {self.path}"
+        with replace_file(whole, doing=doing, hint=_WHEN_FULL) as aside:
+            write_state(aside, state)
+            digest = sha256(aside)[:_DIGITS]
+        with disk_errors(doing, _WHEN_FULL):
+            path = whole.replace(self.path / f"step-{step:08d}.{digest}.safetensors")
+            for older in [file for file in self.files() if file != path][self.keep - 1 :]:
+                if _step(older) != best_step:
+                    older.unlink()
+            for twin in self.files():  # an earlier attempt at the same step, before a resume
+                if twin != path and _step(twin) == step:
+                    twin.unlink()
         return path
+
+    def of_step(self, step: int) -> dict[str, Any] | None:
+        """The state after a step; None where no whole checkpoint holds it."""
+        for path in self.files():
+            if _step(path) == step:
+                try:
+                    return read_checkpoint(path)
+                except UserError as error:
+                    warnings.warn(str(error), stacklevel=2)
+        return None
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint and its state; None if there are none at all.
@@ -107,7 +114,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         expected = _NAME.fullmatch(path.name)
-        if expected is not None and _digest(path) != expected[2]:
+        if expected is not None and sha256(path)[:_DIGITS] != expected[2]:
             raise ValueError("its content does not match the checksum in its name")
         state = read_state(path)
         version = state.get("version")
@@ -135,14 +142,6 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def _step(path: Path) -> int:
     return int(_NAME.fullmatch(path.name)[1])
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:

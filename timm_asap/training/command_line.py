@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
+import difflib
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from timm_asap.errors import UserError, unknown_name
-from timm_asap.training.config import TrainConfig, flag
+from timm_asap._io import cut_path, disk_errors
+from timm_asap.command_line import given_fields, renamed_flags
+from timm_asap.command_line import parse as parse_options
+from timm_asap.errors import UserError
+from timm_asap.training.config import ACTIONS, Given, TrainConfig, flag
 from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
+from timm_asap.training.settle import settle_flags, without_other_data
 
 # Where a moved or prolonged run may differ from what it was started as.
 _MAY_CHANGE_ON_RESUME = frozenset(
     {"epochs", "num_workers", "data_dir", "output", "checkpoint_steps", "keep_checkpoints", "tracker"}
 )
+
+# Flags that do not say what to train.
+_NOT_A_RUN = _MAY_CHANGE_ON_RESUME | ACTIONS
 
 
 def parse(argv: Sequence[str]) -> TrainConfig:
@@ -34,25 +37,42 @@ def parse(argv: Sequence[str]) -> TrainConfig:
         argv: The words after the program's name.
 
     Raises:
-        UserError: If a flag, a value or a recipe is wrong.
+        UserError: If a flag, a value or a recipe is wrong, flags do not fit each other, or there is no run to resume
+            and nothing says which one to start.
         SystemExit: With code 0, after printing the help that was asked for.
     """
-    argv = list(argv)
+    argv = renamed_flags(argv)
     first = _first_look(argv)
     recipe = _recipe_for(first)
     defaults = _from_recipe(recipe) if recipe else TrainConfig()
-    if not first.resume:
-        return _parse_flags(argv, defaults)
+    flags = given_fields(argv, TrainConfig)
+    own = frozenset(read_recipe(recipe)) if first.recipe and first.recipe not in shipped_recipes() else frozenset()
+    if first.resume:
+        chosen = {name: getattr(first, name) for name in ("model", "dataset", "output") if getattr(first, name)}
+        folder = replace(defaults, **chosen).run_folder
+        started_as = folder / "config.yaml"
+        if started_as.is_file():
+            before = _from_recipe(started_as)
+            config = _parse_flags(argv, before)
+            _refuse_changes(before, config, folder)
+            return settle_flags(config.given_as(Given(flags, frozenset())))
+        if "output" in flags and not own and first.recipe is None and flags <= _NOT_A_RUN:
+            raise UserError(_no_run(folder))
+    config = _parse_flags(argv, defaults).given_as(Given(flags, own))
+    return settle_flags(without_other_data(config, defaults))
 
-    chosen = {name: getattr(first, name) for name in ("model", "dataset", "output") if getattr(first, name)}
-    folder = replace(defaults, **chosen).run_folder
-    started_as = folder / "config.yaml"
-    if not started_as.is_file():
-        return _parse_flags(argv, defaults)
-    before = _from_recipe(started_as)
-    config = _parse_flags(argv, before)
-    _refuse_changes(before, config, folder)
-    return config
+
+def _no_run(folder: Path) -> str:
+    """What to say where there is no run to resume, and nothing says which one to start."""
+    with disk_errors(f"{folder.parent} cannot be read"):
+        beside = sorted(path.parent for path in folder.parent.glob("*/config.yaml")) if folder.parent.is_dir() else []
+    near = difflib.get_close_matches(folder.name, [path.name for path in beside], n=5, cutoff=0.4)
+    shown = [folder.parent / name for name in near] or beside[:5]
+    runs = f"the runs beside it are {', '.join(map(str, shown))}" if shown else f"{folder.parent} holds no run"
+    return (
+        f"--resume: there is no run in {folder}, and no other flag says what to train; {runs}: give the folder of a "
+        "run, or the flags of a new one"
+    )
 
 
 def command(config: TrainConfig, launcher: str = "python") -> str:
@@ -88,12 +108,6 @@ def _to_flags(config: TrainConfig) -> list[str]:
     return _spell(differing)
 
 
-def cut_path(name: str) -> str:
-    """A data set, model or folder for others to read: without the folders above it that only its owner has."""
-    source, colon, path = name.rpartition(":")
-    return f"{source}{colon}{Path(path).name}" if path.startswith(("/", "~", "..")) else name
-
-
 def _first_look(argv: list[str]) -> argparse.Namespace:
     """What decides where the defaults come from; all else, mistakes included, is left to the full parser."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -118,38 +132,7 @@ def _from_recipe(path: Path) -> TrainConfig:
 
 
 def _parse_flags(argv: list[str], defaults: TrainConfig) -> TrainConfig:
-    """tyro's parser, its boxed messages brought to one line."""
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            config, unknown = tyro.cli(
-                TrainConfig, prog="train.py", args=argv, default=defaults, return_unknown_args=True
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        if isinstance(stop.__context__, UserError):  # raised by TrainConfig, then boxed by tyro
-            raise stop.__context__ from None
-        raise UserError(_unboxed(printed.getvalue())) from None
-    if unknown:
-        word = unknown[0]
-        if not word.startswith("-"):
-            raise UserError(f"unexpected {word!r}: every value follows its flag, as in --epochs 3")
-        raise UserError(unknown_name("flag", word.split("=")[0], [flag(f.name) for f in fields(TrainConfig)]))
-    return config
-
-
-def _unboxed(box: str) -> str:
-    """The message of a boxed error of tyro, with the form that the flag takes where the box says it."""
-    # the frame is drawn in box characters or, where the terminal has none, in dashes
-    lines = [re.sub(r"[\u2500-\u257f]|^-+$", "", line.strip()).strip() for line in box.splitlines()[1:]]
-    paragraphs = " ".join(line or "\n" for line in lines).split("\n")
-    message = next((text.strip() for text in paragraphs if text.strip()), "the flags cannot be read")
-    found = re.match(r"Error parsing (--[\w-]+)\S*: (.*)", message)
-    if not found:
-        return message
-    form = next((line for line in lines if line.startswith(found[1] + " ")), found[1])
-    return f"{found[1]}: {found[2]}; expected {form}"
+    return parse_options(TrainConfig, argv, prog="train.py", default=defaults)
 
 
 def _refuse_changes(before: TrainConfig, now: TrainConfig, folder: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import copy
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from timm_asap.errors import UserError
@@ -19,6 +22,29 @@ _CONCERNS = (ModelOptions, DataOptions, OptimizationOptions, AugmentationOptions
 
 # What to do with a run, as opposed to what the run is: neither recorded in config.yaml nor taken from a recipe.
 ACTIONS = frozenset({"recipe", "resume", "overwrite", "dry_run"})
+
+
+@dataclass(frozen=True)
+class Given:
+    """Which fields a user asked for.
+
+    Args:
+        flags: By a flag.
+        recipe: By a recipe of their own.
+    """
+
+    flags: frozenset[str]
+    recipe: frozenset[str]
+
+    def may_adapt(self, name: str, *because: str) -> bool:
+        """Whether a field may take another value: it is at a default, or a flag overrides the recipe that set it.
+
+        Args:
+            name: The field.
+            because: The fields that it does not fit.
+        """
+        overridden = name not in self.recipe or any(other in self.flags for other in because)
+        return name not in self.flags and overridden
 
 
 @dataclass(frozen=True)
@@ -39,6 +65,11 @@ class TrainConfig(
     dry_run: bool = False
     """Print the resolved configuration and the model's summary, and write nothing."""
 
+    # what no flag sets, and so without a type, which would make a field of it
+    _given = None
+    _notes = MappingProxyType({})
+    _usual = MappingProxyType({})
+
     def __post_init__(self) -> None:
         for concern in _CONCERNS:
             concern.__post_init__(self)
@@ -46,33 +77,48 @@ class TrainConfig(
             raise UserError("--resume continues a run and --overwrite replaces it: give only one of them")
         if self.output is not None and not self.output.strip():
             raise UserError("--output is empty: expected a folder, such as runs/first")
-        self._check_together()
 
-    def _check_together(self) -> None:
-        """Combinations that no run can have, across concerns."""
-        impossible = {
-            "--mixup and --cutmix blend labels, --adversarial attacks one label: leave one of them out": (
-                self.mixes and self.adversarial is not None
-            ),
-            "--random-erasing leaves the pixel range that --adversarial keeps to: leave one of them out": (
-                self.random_erasing > 0 and self.adversarial is not None
-            ),
-            "--teacher and --adversarial both replace the loss: leave one of them out": (
-                self.teacher is not None and self.adversarial is not None
-            ),
-            "--accumulate splits a step, --adversarial free replays it: leave one of them out": (
-                self.accumulate > 1 and self.adversarial == "free"
-            ),
-            "--loss bce and --adversarial: attacks climb the cross-entropy; leave one of them out": (
-                self.loss == "bce" and self.adversarial is not None
-            ),
-            "--repeated-augment needs images at random: leave --streaming out": (
-                self.repeated_augment > 1 and self.streaming
-            ),
-        }
-        for message, holds in impossible.items():
-            if holds:
-                raise UserError(message)
+    @property
+    def given(self) -> Given:
+        """Which fields were asked for; of a configuration made in Python, those that are not at their defaults."""
+        if self._given is not None:
+            return self._given
+        usual = ((f.name, f.default if f.default is not MISSING else f.default_factory()) for f in fields(self))
+        return Given(frozenset(name for name, default in usual if getattr(self, name) != default), frozenset())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each default that was adapted to the run."""
+        return tuple(self._notes.values())
+
+    def usual(self, name: str) -> Any:
+        """What a field was before it was adapted."""
+        return self._usual.get(name, getattr(self, name))
+
+    def given_as(self, given: Given) -> TrainConfig:
+        """The same configuration, knowing which fields were asked for."""
+        return self._with(self, given, self._notes, self._usual)
+
+    def changed(self, note: str | None = None, **changes: Any) -> TrainConfig:
+        """A configuration with other values, which keeps in mind what was asked for.
+
+        Args:
+            note: Why a default was adapted, for the user.
+            changes: The fields.
+        """
+        notes, usual = self._notes, self._usual
+        if note is not None:  # the last word on the same fields counts
+            notes = notes | {" ".join(changes): note}
+            usual = {name: getattr(self, name) for name in changes} | usual
+        return self._with(replace(self, **changes), self.given, notes, usual)
+
+    @staticmethod
+    def _with(config: TrainConfig, given: Given, notes: Mapping[str, str], usual: Mapping[str, Any]) -> TrainConfig:
+        config = copy.copy(config)
+        # no fields: they are neither flags nor part of the run
+        for name, value in (("_given", given), ("_notes", notes), ("_usual", usual)):
+            object.__setattr__(config, name, value)
+        return config
 
     @property
     def run_folder(self) -> Path:
@@ -96,4 +142,4 @@ def _as_file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in last_part)
 
 
-__all__ = ["ACTIONS", "RECIPE_KEYS", "TrainConfig", "flag"]
+__all__ = ["ACTIONS", "RECIPE_KEYS", "Given", "TrainConfig", "flag"]

@@ -6,13 +6,17 @@ import copy
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models import save_for_hf
 from torch import nn
 
+from timm_asap._io import disk_errors, remove, state_sha256
 from timm_asap.training.plan import Plan
 
 # What describes these weights and their pixels. Everything else in a model's pretrained_cfg (tag, origin_url,
@@ -30,23 +34,49 @@ def export_model(plan: Plan, model: nn.Module, folder: Path) -> None:
         plan: Where the model came from, and how its pixels are prepared.
         model: The trained network, without wrappers, on any device.
         folder: Where to write; both files are complete before either replaces an older one.
+
+    Raises:
+        UserError: If the disk does not take it; what was there is untouched then.
     """
     model = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
-    aside = folder / ".export"
-    save_for_hf(
-        model,
-        str(aside),
-        model_config={"label_names": list(plan.dataset.label_names)},
-        safe_serialization=True,
-        data_config=_pixels(plan),
-    )
-    config_file = aside / "config.json"
-    config = _own_config(json.loads(config_file.read_text(encoding="utf-8")))
-    config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    shutil.copymode(config_file, aside / "model.safetensors")  # safetensors lets only the owner read it
-    for name in ("model.safetensors", "config.json"):
-        os.replace(aside / name, folder / name)
-    aside.rmdir()
+    aside = folder / ".export.aside"
+    with disk_errors(f"the trained model cannot be written to {folder}"):
+        remove(aside)
+        try:
+            save_for_hf(
+                model,
+                str(aside),
+                model_config={"label_names": list(plan.dataset.label_names)},
+                safe_serialization=True,
+                data_config=_pixels(plan),
+            )
+            config_file = aside / "config.json"
+            config = _own_config(json.loads(config_file.read_text(encoding="utf-8")))
+            config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            shutil.copymode(config_file, aside / "model.safetensors")  # safetensors lets only the owner read it
+            for name in ("model.safetensors", "config.json"):
+                with open(aside / name, "rb+") as file:
+                    os.fsync(file.fileno())
+            for name in ("model.safetensors", "config.json"):
+                os.replace(aside / name, folder / name)
+        finally:
+            with suppress(OSError):
+                remove(aside)
+
+
+def is_exported(model: nn.Module, folder: Path) -> bool:
+    """Whether a folder holds the weights of a network already, whole and with their configuration.
+
+    Args:
+        model: The trained network, without wrappers, on the CPU.
+        folder: What `export_model` wrote to.
+    """
+    try:
+        saved = load_file(folder / "model.safetensors")
+        json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, SafetensorError, ValueError):
+        return False
+    return state_sha256(saved) == state_sha256(model.state_dict())
 
 
 def _pixels(plan: Plan) -> dict[str, Any]:

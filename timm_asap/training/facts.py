@@ -12,7 +12,8 @@ import torch
 from accelerate import Accelerator
 
 import timm_asap
-from timm_asap.training.command_line import command, cut_path
+from timm_asap._io import cut_path
+from timm_asap.training.command_line import command
 from timm_asap.training.plan import Plan, count_images
 
 # Data sets that are on the Hub under another name than here.
@@ -43,6 +44,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "source": data.source,
             "frame": data.frame,
             "classes": data.num_classes,
+            "label_names": data.label_names,
             "train_images": count_images(data.train),
             "val_images": None if data.val is None else len(data.val),
             "val_name": data.val_name,

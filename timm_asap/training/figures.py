@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from timm_asap.training.files import replace_file
+from timm_asap._io import replace_file
 
 __all__ = ["BAD", "DPI", "GOOD", "GREY", "legend_above", "new_figure", "panels", "save_png", "series_style", "styled"]
 

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from timm_asap.data import Split, StreamLoader, StreamSplit, build_loader
-from timm_asap.errors import UserError
 from timm_asap.training.plan import Plan
 
 # Adversarial training changes pixels: its loaders give them as they are, and the network normalises.
@@ -20,9 +19,6 @@ def build_train_loader(plan: Plan, accelerator: Accelerator) -> DataLoader | Str
     """Augmented batches of the training images, those of this process alone.
 
     A stream is shared among the processes by itself, anything else by accelerate, which splits each batch.
-
-    Raises:
-        UserError: If an epoch is longer than a pass over them.
     """
     config = plan.config
     streams = isinstance(plan.dataset.train, StreamSplit)
@@ -42,11 +38,6 @@ def build_train_loader(plan: Plan, accelerator: Accelerator) -> DataLoader | Str
     )
     if streams:
         return loader
-    if config.steps_per_epoch is not None and config.steps_per_epoch > len(loader):
-        raise UserError(
-            f"--steps-per-epoch: expected at most the {len(loader)} batches of a pass over the training images, got "
-            f"{config.steps_per_epoch}"
-        )
     return accelerator.prepare(loader)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class TrainResult:
     test_loss: float | None
     test_name: str
     test_images: int | None
+    classes: int
+    """Of the data."""
     seconds: float
     """Time spent in training and testing, continuations included."""
     load_line: str
@@ -38,34 +41,40 @@ class TrainResult:
     is_main_process: bool
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: TrainConfig, then: Callable[[Path], object] | None = None) -> TrainResult:
     """Train a model and write its run folder; `accelerate launch` starts it on several processes.
 
-    SIGINT and SIGTERM finish the step, save and end the run; a second one stops it at once.
+    SIGINT and SIGTERM finish the step, save and end the run; a second one stops it at once, as the first one does
+    before training begins.
 
     Args:
         config: The run.
+        then: What the main process does with the folder of a run that came to its end, such as writing its card,
+            while no other process may write there.
 
     Raises:
         UserError: If the configuration cannot be run, before anything is written; or if the loss stops being a
             number or the disk is full, with the last checkpoint kept.
     """
     run = start_run(config)
-    stopped = False
-    with run.stop, run.display:
-        try:
-            for epoch in range(run.position.epoch, config.epochs):
-                record = run_epoch(run, epoch)
-                run.display.show_epoch(record)
-                if _should_end_early(run):
-                    break
-        except Stopped:
-            stopped = True
-    if not stopped:
-        measure_exported_model(run)
-    run.accelerator.wait_for_everyone()  # for the main process to have written the last record
-    result = _result(run, stopped)
-    run.accelerator.end_training()
+    with run.held:
+        stopped = False
+        with run.stop, run.display:
+            try:
+                for epoch in range(run.position.epoch, run.plan.config.epochs):
+                    record = run_epoch(run, epoch)
+                    run.display.show_epoch(record)
+                    if _should_end_early(run):
+                        break
+            except Stopped:
+                stopped = True
+        if not stopped:
+            measure_exported_model(run)
+            if then is not None and run.accelerator.is_main_process:
+                then(run.folder.path)
+        run.accelerator.wait_for_everyone()  # for the main process to have written the last record
+        result = _result(run, stopped)
+        run.accelerator.end_training()
     return result
 
 
@@ -136,6 +145,7 @@ def _result(run: Run, stopped: bool) -> TrainResult:
         test_loss=final.get("test_loss"),
         test_name=run.plan.dataset.test_name,
         test_images=final.get("test_images"),
+        classes=run.plan.dataset.num_classes,
         seconds=sum(record["seconds"] for record in run.folder.metrics()),
         load_line=run.folder.load_line,
         is_main_process=run.accelerator.is_main_process,

@@ -7,6 +7,7 @@ from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import nn
 
 from timm_asap.data import ImageDataset
+from timm_asap.data.labels import choose_classes, match_labels
 from timm_asap.errors import UserError, first_line
 from timm_asap.training.config import TrainConfig, flag
 from timm_asap.zoo import check_model_name, create_model
@@ -70,7 +71,13 @@ def create_teacher(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
             f"{dataset.num_classes}: choose a teacher that was trained on these classes"
         )
     _try_out(teacher, config.teacher, dataset, dataset.image_size[1:])
-    return teacher.eval().requires_grad_(False)
+    names = teacher.pretrained_cfg.get("label_names")
+    names = names if names and len(names) == teacher.num_classes else None
+    try:
+        classes = match_labels(dataset.label_names, names, teacher.num_classes, dataset.class_order)
+    except UserError as error:
+        raise UserError(f"--teacher {config.teacher} does not fit data set {config.dataset!r}: {error}") from error
+    return choose_classes(teacher, classes, teacher.num_classes).eval().requires_grad_(False)
 
 
 def _try_out(model: nn.Module, name: str, dataset: ImageDataset, size: tuple[int, int]) -> None:

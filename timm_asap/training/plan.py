@@ -8,10 +8,12 @@ from timm.optim import list_optimizers
 from torch import nn
 
 from timm_asap import data
+from timm_asap.data.folder_tree import one_line
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.network import check_model_names, create_network, create_teacher
 from timm_asap.training.recipe import to_yaml
+from timm_asap.training.settle import settle_data, settle_flags, settle_parts, settle_processes, settle_steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,43 +54,53 @@ class Plan:
         return sum(p.numel() for p in self.model.parameters())
 
 
-def make_plan(config: TrainConfig) -> Plan:
+def make_plan(config: TrainConfig, processes: int = 1) -> Plan:
     """Load the data, build the model, and see that one fits the other.
 
     The first weights come from torch's global generator: seed it before.
 
     Args:
-        config: What was asked for.
+        config: What was asked for; defaults that do not fit are adapted, and `notes` of the plan's configuration say
+            so.
+        processes: How many train together.
 
     Raises:
         UserError: If the data, the model or a keyword of it is unknown, or they do not fit.
     """
+    config = settle_processes(settle_flags(config), processes)
     if config.opt not in list_optimizers():
         raise UserError(unknown_name("optimizer", config.opt, list_optimizers()))
     check_model_names(config)
     dataset = _load_data(config)
+    images = count_images(dataset.train)
+    is_small, has_val = isinstance(dataset.test, data.TensorSplit), dataset.val is not None
+    config = settle_data(config, images, is_small, has_val, processes)
+    dataset = replace(dataset, image_size=_square(dataset.image_size, config.image_size))
     augment = _augment(config)
-    config = replace(
-        config, output=str(config.run_folder), crop_padding=augment.crop_padding, flip=augment.horizontal_flip
+    config = config.changed(
+        output=str(config.run_folder), crop_padding=augment.crop_padding, flip=augment.horizontal_flip
     )
     model = create_network(config, dataset)
+    train_size = _square(dataset.image_size, config.train_image_size)
+    config = settle_parts(config, model, train_size, images, processes)
+    if images is not None and not isinstance(dataset.train, data.StreamSplit):
+        config = settle_steps(config, images // config.batch_size)
     own = model.pretrained_cfg
     mean, std = dataset.mean, dataset.std
     # pretrained weights expect the pixels that they were trained on, where the channels are the same
     if config.pretrained and len(own["mean"]) == dataset.image_size[0]:
         mean, std = tuple(own["mean"]), tuple(own["std"])
-    small = isinstance(dataset.test, data.TensorSplit)
     return Plan(
         config=config,
         dataset=dataset,
         model=model,
         teacher=None if config.teacher is None else create_teacher(config, dataset),
         input_size=dataset.image_size,
-        train_size=_square(dataset.image_size, config.train_image_size),
+        train_size=train_size,
         mean=mean,
         std=std,
-        interpolation="bicubic" if small else own["interpolation"],
-        crop_pct=1.0 if small else config.crop_pct or own["crop_pct"],
+        interpolation="bicubic" if is_small else own["interpolation"],
+        crop_pct=1.0 if is_small else config.crop_pct or own["crop_pct"],
         augment=augment,
     )
 
@@ -96,6 +108,14 @@ def make_plan(config: TrainConfig) -> Plan:
 def count_images(split: data.Split) -> int | None:
     """The number of images of a split; None for a stream that does not say."""
     return split.len_or_none if isinstance(split, data.StreamSplit) else len(split)
+
+
+def describe_data(dataset: data.ImageDataset) -> list[str]:
+    """What is trained and measured on, and what was left out, in lines."""
+    parts = {"training": dataset.train, "validation": dataset.val, "test": dataset.test}
+    counts = [f"{_count(split)} {name} images" for name, split in parts.items() if split is not None]
+    classes = f"{dataset.num_classes} classes ({_shorten(dataset.label_names, 5)})"
+    return [f"{', '.join(counts)} ({dataset.test_name}), {classes}: {dataset.source}", *dataset.notes]
 
 
 def describe(plan: Plan) -> str:
@@ -111,42 +131,17 @@ def describe(plan: Plan) -> str:
     }
     if dataset.val is not None:
         rows["chosen by"] = f"{_count(dataset.val)} validation images ({dataset.val_name})"
-    return to_yaml(plan.config) + "\n" + "\n".join(f"# {name:10}{text}" for name, text in rows.items())
+    lines = [f"# {name:10}{text}" for name, text in rows.items()]
+    notes = [*(f"# {note}" for note in dataset.notes), *(f"# adapted   {note}" for note in plan.config.notes)]
+    return to_yaml(plan.config) + "\n" + "\n".join([*lines, *notes])
 
 
 def _load_data(config: TrainConfig) -> data.ImageDataset:
     # the fifth that is held out of a data set without a test split stays the same whatever --seed is: the tests
     # of different runs compare, and no later evaluation meets an image that was trained on
-    dataset = data.load_dataset(
-        config.dataset,
-        config.data_dir,
-        image_key=config.image_key,
-        label_key=config.label_key,
-        train_split=config.train_split,
-        test_split=config.test_split,
-        val_share=config.val_share,
-        streaming=config.streaming,
-        shuffle_buffer=config.shuffle_buffer,
-        num_classes=config.num_classes,
-        label_names=config.label_names,
-        skip_corrupt=config.skip_corrupt,
-        seed=0,
+    return config.load_data(
+        val_share=config.val_share, streaming=config.streaming, shuffle_buffer=config.shuffle_buffer, seed=0
     )
-    images = count_images(dataset.train)
-    if images is not None and config.batch_size > images:
-        raise UserError(f"--batch-size: expected at most the {images} training images, got {config.batch_size}")
-    if config.early_stop is not None and dataset.val is None:
-        raise UserError(
-            f"--early-stop: data set {config.dataset} has no validation split, and the test split is for the end; "
-            "add --val-share 0.1"
-        )
-    sizes = [config.image_size, config.train_image_size, config.crop_pct]
-    if isinstance(dataset.test, data.TensorSplit) and any(size is not None for size in sizes):
-        raise UserError(
-            f"--image-size, --train-image-size and --crop-pct are for large images: those of {config.dataset} are "
-            f"taken as they are, {dataset.image_size[1]} x {dataset.image_size[2]}; leave it out"
-        )
-    return replace(dataset, image_size=_square(dataset.image_size, config.image_size))
 
 
 def _square(size: tuple[int, int, int], side: int | None) -> tuple[int, int, int]:
@@ -175,4 +170,4 @@ def _count(split: data.Split) -> str:
 
 
 def _shorten(names: tuple[str, ...], limit: int = 10) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+    return ", ".join(map(one_line, names[:limit])) + (", ..." if len(names) > limit else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -14,10 +15,10 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.utils.data import DataLoader
 
+from timm_asap._interrupt import StopRequest
 from timm_asap.adversarial import PixelModel
 from timm_asap.data import StreamLoader, set_epoch
 from timm_asap.training.config import TrainConfig
-from timm_asap.training.interrupt import StopRequest
 from timm_asap.training.objective import Objective
 from timm_asap.training.plan import Plan
 from timm_asap.training.progress import ProgressDisplay
@@ -78,6 +79,8 @@ class Run:
     position: Position = field(default_factory=Position)
     sums: EpochSums | None = None
     stop: StopRequest = field(default_factory=StopRequest)
+    held: ExitStack = field(default_factory=ExitStack)
+    """Closing it lets other processes write to the folder."""
     saved_epoch: int = 0
     """The epoch of the newest checkpoint."""
 

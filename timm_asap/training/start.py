@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from timm_asap._lock import refuse_if_locked, shared_folder_lock
 from timm_asap.adversarial import PixelModel
 from timm_asap.errors import UserError
 from timm_asap.training.config import TrainConfig
@@ -19,44 +21,72 @@ from timm_asap.training.facts import run_facts
 from timm_asap.training.loaders import build_test_loader, build_train_loader, watched_images
 from timm_asap.training.objective import Objective
 from timm_asap.training.optimizer import build_optimizer, build_scheduler
-from timm_asap.training.plan import Plan, make_plan
+from timm_asap.training.plan import Plan, describe_data, make_plan
 from timm_asap.training.progress import ProgressDisplay
 from timm_asap.training.recipe import to_yaml
 from timm_asap.training.run import EpochSums, Run, memory_format_of
 from timm_asap.training.run_folder import RunFolder
+from timm_asap.training.saving import finish_epoch
+from timm_asap.training.settle import settle_machine
 from timm_asap.training.state import restore_state
 from timm_asap.training.tracking import check_tracker, start_tracker
 
 
 def start_run(
     config: TrainConfig,
-    plan_for: Callable[[TrainConfig], Plan] = make_plan,
+    plan_for: Callable[[TrainConfig, int], Plan] = make_plan,
     records_of: Callable[[Plan, Accelerator], tuple[str, dict[str, Any]]] | None = None,
 ) -> Run:
     """Put together what was asked for; the folder is written to only when all of it fits.
 
     Args:
         config: The run.
-        plan_for: Gives the data and the networks.
+        plan_for: Gives the data and the networks for a configuration and a number of processes.
         records_of: Gives the text of config.yaml and the contents of run.json; by default those of `train.py`.
 
+    Returns:
+        The run; its folder is this run's alone until `held` is closed.
+
     Raises:
-        UserError: If it cannot be run.
+        UserError: If it cannot be run, or another process writes to its folder.
     """
     check_tracker(config.tracker)
+    config = settle_machine(config, on_cpu=not torch.accelerator.is_available())
     accelerator = _create_accelerator(config)
     set_seed(config.seed)
-    plan = plan_for(config)
-    folder = RunFolder(plan.config.run_folder, plan.config.keep_checkpoints)
+    folder = RunFolder(config.run_folder, config.keep_checkpoints)
+    refuse_if_locked(folder.path)
+    plan = plan_for(config, accelerator.num_processes)
     folder.check(resume=config.resume, overwrite=config.overwrite)
-    accelerator.wait_for_everyone()  # every process has looked before one of them writes
     run = _prepare(plan, folder, accelerator)
-    _continue_or_begin(run, records_of or _records)
+    for note in plan.config.notes:
+        run.display.say(f"adapted: {note}")
+    with ExitStack() as stack:
+        stack.enter_context(_owned(folder, accelerator, config))
+        _continue_or_begin(run, records_of or _records)
+        run.held = stack.pop_all()
     return run
 
 
 def _records(plan: Plan, accelerator: Accelerator) -> tuple[str, dict[str, Any]]:
     return to_yaml(plan.config), run_facts(plan, accelerator)
+
+
+@contextmanager
+def _owned(folder: RunFolder, accelerator: Accelerator, config: TrainConfig) -> Iterator[None]:
+    """Be the only run in a folder, and put back what `--overwrite` replaced where the run comes to no checkpoint."""
+    with shared_folder_lock(folder.path, "train.py"):
+        if accelerator.is_main_process:
+            folder.recover()
+        accelerator.wait_for_everyone()
+        folder.check(resume=config.resume, overwrite=config.overwrite)
+        accelerator.wait_for_everyone()  # every process has looked before one of them writes
+        try:
+            yield
+        except BaseException as error:
+            if accelerator.is_main_process and folder.restore() and isinstance(error, UserError):
+                raise UserError(f"{error}; what --overwrite had replaced is back in {folder.path}") from error
+            raise
 
 
 def _create_accelerator(config: TrainConfig) -> Accelerator:
@@ -76,23 +106,8 @@ def _create_accelerator(config: TrainConfig) -> Accelerator:
     on_cpu = accelerator.device.type == "cpu"
     if accelerator.mixed_precision == "fp16" and on_cpu:
         raise UserError("--mixed-precision fp16 needs a GPU: expected fp32 or bf16 on a CPU")
-    if config.sync_bn and on_cpu:
-        raise UserError("--sync-bn needs GPUs: PyTorch has no such layer for CPUs; leave it out")
     if config.ema is not None and accelerator.distributed_type == DistributedType.FSDP:
         raise UserError("--ema keeps whole weights, and FSDP has them in shards: leave one of them out")
-    parts = accelerator.num_processes * config.accumulate
-    if config.batch_size % parts:
-        in_parts = f", each in {config.accumulate} parts of --accumulate" if config.accumulate > 1 else ""
-        raise UserError(
-            f"--batch-size is shared by all processes{in_parts}: expected a multiple of {parts}, "
-            f"got {config.batch_size}"
-        )
-    own = config.batch_size // accelerator.num_processes
-    if config.mixes and own % 2:
-        raise UserError(
-            f"--mixup and --cutmix mix pairs: expected an even number of images per process, got {own}; "
-            "change --batch-size"
-        )
     return accelerator
 
 
@@ -120,7 +135,7 @@ def _prepare(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> Run:
     objective = Objective(plan, accelerator)
     batches_per_epoch = config.steps_per_epoch or len(train_loader)
     # each process draws its own dropout masks; a checkpoint holds the state of each
-    set_seed(config.seed, device_specific=True)
+    set_seed((config.seed + accelerator.process_index) % 2**32)  # NumPy takes no larger seed
     return Run(
         plan=plan,
         folder=folder,
@@ -156,13 +171,16 @@ def _continue_or_begin(run: Run, records_of: Callable[[Plan, Accelerator], tuple
         run.sums.losses = run.sums.losses.to(run.accelerator.device)
         run.scheduler.step_update(run.position.step)
         run.saved_epoch = run.position.epoch
-    if not run.accelerator.is_main_process:
-        return
-    text, facts = records_of(run.plan, run.accelerator)
-    if found is None:
-        run.folder.start(text, facts)
-    else:
-        run.folder.resume(text, facts, run.position.epoch)
-        within = f", batch {run.position.batch} of the next" if run.position.batch else ""
-        run.display.say(f"continuing {run.folder.path} after epoch {run.position.epoch}{within}")
-    start_tracker(run.accelerator, run.plan.config)
+    if run.accelerator.is_main_process:
+        for line in describe_data(run.plan.dataset):
+            run.display.say(line)
+        text, facts = records_of(run.plan, run.accelerator)
+        if found is None:
+            run.folder.start(text, facts)
+        else:
+            run.folder.resume(text, facts, run.position.epoch)
+            within = f", batch {run.position.batch} of the next" if run.position.batch else ""
+            run.display.say(f"continuing {run.folder.path} after epoch {run.position.epoch}{within}")
+        start_tracker(run.accelerator, run.plan.config)
+    if found is not None and run.position.epoch and not run.position.batch:
+        finish_epoch(run)  # the disk may have had no room for it

@@ -52,9 +52,7 @@ def restore_state(run: Run, state: dict[str, Any], origin: object) -> EpochSums:
     """
     run.position.__init__(**state["position"])
     try:
-        _set_weights_and_optimizer(run, state)
-        if run.ema is not None:
-            run.ema.module.load_state_dict(state["ema"])
+        set_weights(run, state)
     except (RuntimeError, ValueError, KeyError, AttributeError) as error:
         first_lines = " ".join(str(error).split())[:200]
         raise UserError(f"{origin} holds the state of another model or optimizer: {first_lines}") from error
@@ -63,6 +61,13 @@ def restore_state(run: Run, state: dict[str, Any], origin: object) -> EpochSums:
     if len(state["processes"]) == run.accelerator.num_processes:
         _set_own_state(run, state["processes"][run.accelerator.process_index])
     return EpochSums(**state["sums"])
+
+
+def set_weights(run: Run, state: dict[str, Any]) -> None:
+    """Put back the weights, their average and the optimizer of a state; every process calls it."""
+    _set_weights_and_optimizer(run, state)
+    if run.ema is not None:
+        run.ema.module.load_state_dict(state["ema"])
 
 
 def _own_state(run: Run) -> dict[str, Any]:

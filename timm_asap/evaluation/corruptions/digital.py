@@ -72,6 +72,6 @@ def jpeg_compression(x: Tensor, quality: int) -> Tensor:
     def compress(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=quality)
-        return Image.open(file)
+        return Image.open(file, formats=("JPEG",))
 
     return _by_pillow(x, compress)

@@ -65,7 +65,7 @@ def enlarged(size: tuple[int, int], step: int) -> bool:
 @lru_cache(maxsize=32)
 def _photograph(folder: Path, number: int, step: int, size: tuple[int, int]) -> tuple[np.ndarray, bool]:
     """A photograph as uint8 (3, h, w) with h > H and w > W, and whether it had to be enlarged for that."""
-    with Image.open(folder / PHOTOGRAPHS[number]) as file:
+    with Image.open(folder / PHOTOGRAPHS[number], formats=("JPEG", "PNG")) as file:
         picture = file.convert("RGB")
     width, height = picture.size
     scale = max((size[0] + 1) / round(height / step), (size[1] + 1) / round(width / step))

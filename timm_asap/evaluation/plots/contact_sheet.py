@@ -65,7 +65,7 @@ def draw_contact_sheet(
     for axis, column in zip(grid[1 if clean else 0], columns, strict=True):
         axis.set_title(column, fontsize=9)
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)  # names of classes are no formulas
     return figure
 
 
@@ -76,7 +76,7 @@ def _show(axis: Axes, cell: SheetCell) -> None:
     axis.imshow(image, interpolation="nearest" if max(image.shape) < 100 else "antialiased")
     color = GOOD if cell.right else BAD
     answer = cell.answer if len(cell.answer) <= _LETTERS else cell.answer[: _LETTERS - 1] + "…"
-    axis.set_xlabel(f"{'✓' if cell.right else '✗'} {answer}", color=color, fontsize=7.5, labelpad=2)
+    axis.set_xlabel(f"{'✓' if cell.right else '✗'} {answer}", color=color, fontsize=7.5, labelpad=2, parse_math=False)
     axis.set(xticks=[], yticks=[])
     axis.grid(visible=False)
     for spine in axis.spines.values():

@@ -11,8 +11,8 @@ from timm_asap.evaluation.comparison import METHOD, compare
 from timm_asap.evaluation.intervals import RESAMPLES
 from timm_asap.evaluation.record import Record, read_record
 from timm_asap.hub.cards.privacy import cut_paths
-from timm_asap.hub.digests import sha256
 from timm_asap.hub.run_checks import read_json
+from timm_asap.zoo.downloads import sha256
 
 __all__ = ["COMPARISON", "check_comparison", "make_comparison", "shown_rows"]
 

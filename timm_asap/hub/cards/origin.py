@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ UNKNOWN_LICENCE = "that-of-"
 # Keywords of `timm.create_model` that bring other weights than those of the name.
 _OTHER_WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 _UNSTATED = (None, "", "unknown", "other")
+_NAME = re.compile(r"[\w.+() -]{1,100}")
+_REPO = re.compile(r"[\w.-]+/[\w.-]+")
 # Licences that timm states and the Hub knows by the same identifier; it takes every other one as "other", with a name.
 # Source: https://huggingface.co/docs/hub/repositories-licenses
 _KNOWN_TO_THE_HUB = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "gemma"})
@@ -101,10 +104,12 @@ def _from_folder(folder: Path) -> Origin:
     name = folder.name or folder.resolve().name
     try:
         data = ModelCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True).data
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError):
         return Origin(name, None, None)
     licence, is_identifier = data.license, True
     if licence == "other" and not str(data.license_name).startswith(UNKNOWN_LICENCE):
         licence, is_identifier = data.license_name, False
-    base = data.base_model if isinstance(data.base_model, str) else None
+    # a stranger may have written that card: what is no name stays out of this one
+    licence = licence if isinstance(licence, str) and _NAME.fullmatch(licence) else None
+    base = data.base_model if isinstance(data.base_model, str) and _REPO.fullmatch(data.base_model) else None
     return Origin(name, base, None if licence in _UNSTATED else licence, is_identifier, f"the card of {name}")

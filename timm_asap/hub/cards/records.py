@@ -140,6 +140,11 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
     if kind != "adapted" and (folder / "heal.json").is_file():
         healing = read_json(folder / "heal.json")
     model = open_model(f"local-dir:{folder}")
+    if result is not None and result.get("weights_sha256", model.weights_sha256) != model.weights_sha256:
+        raise UserError(
+            f"{folder}/result.json was measured on other weights than {folder}/model.safetensors: "
+            f"`python train.py --output {folder} --resume` measures these"
+        )
     if config is not None:
         origin = find_origin(config["model"], config["pretrained"], config["model_kwargs"])
     else:
@@ -164,7 +169,8 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
         evaluation_is_stale=is_stale,
         comparison=cut_paths(comparison),
         origin=origin,
-        plots=tuple(sorted(path.name for path in (folder / "plots").glob("*.png"))),
+        # a link is not published, and would be a gap in the card
+        plots=tuple(sorted(path.name for path in (folder / "plots").glob("*.png") if not path.is_symlink())),
     )
 
 

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from timm_asap.data.options import DataSource
 from timm_asap.errors import UserError
-from timm_asap.training.options.flags import JsonList, check_range
+from timm_asap.training.options.flags import check_range
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(DataSource):
     """Fields of `TrainConfig` about the data set."""
 
-    dataset: str = "digits"
-    """digits, fashion_mnist, idx, imagefolder, parquet, webdataset, or an image data set of the Hugging Face Hub such
-    as uoft-cs/cifar10."""
-    data_dir: str | None = None
-    """Folder that holds the files of the data set."""
-    image_key: str | None = None
-    """Column that holds the images; by default the only one that does."""
-    label_key: str | None = None
-    """Column that holds the labels; by default the only one that does."""
-    train_split: str | None = None
-    """Split to train on; by default train."""
-    test_split: str | None = None
-    """Split to test on; by default test or validation, or a fifth held out of the training images."""
     val_share: float = 0.0
     """Share of the training images held out, each class in proportion, to choose the best epoch by: model.safetensors
     is then that epoch's, and the test split is looked at once, at the end. Which images are held out is the same for
@@ -35,17 +23,9 @@ class DataOptions:
     """Optimizer steps that count as an epoch; by default a pass over the training images."""
     shuffle_buffer: int = 10_000
     """Images that a stream is shuffled among, per process."""
-    num_classes: int | None = None
-    """Number of classes, for a stream of numbered labels without class names."""
-    label_names: JsonList = None
-    """Names of the classes in the order of their numbers, as JSON, where the data have none: '["cat", "dog"]'."""
-    skip_corrupt: bool = False
-    """Leave out images that cannot be read, with a warning, instead of stopping."""
 
     def __post_init__(self) -> None:
         check_range(self, "val_share", 0, 1, open_high=True)
         check_range(self, "steps_per_epoch shuffle_buffer num_classes", 1)
         if self.streaming and self.steps_per_epoch is None:
             raise UserError("--streaming needs --steps-per-epoch: the length of a stream is not known")
-        if self.streaming and self.val_share:
-            raise UserError("--val-share holds images out of a data set that is on the disk: leave --streaming out")

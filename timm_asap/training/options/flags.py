@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from tyro.constructors import PrimitiveConstructorSpec
-
+from timm_asap.command_line import spelled_as_json
 from timm_asap.errors import UserError
 
 
@@ -53,36 +51,12 @@ def check_range(
             require(above and below and math.isfinite(value), name, expected, value)
 
 
-def _spelled_as_json(metavar: str, accepts: Callable[[Any], bool]) -> PrimitiveConstructorSpec:
-    """A flag spelled as in JSON and YAML."""
-
-    def read(words: list[str]) -> Any:
-        try:
-            value = json.loads(words[0])
-        except json.JSONDecodeError:
-            value = None if words[0] == "None" else words[0]
-        if not accepts(value):
-            raise ValueError(f"got {words[0]!r}")
-        return value
-
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=read,
-        is_instance=lambda value: value is None or isinstance(value, (bool, str, dict, list, tuple)),
-        str_from_instance=lambda value: [str(value) if isinstance(value, str) else json.dumps(value)],
-    )
-
-
 def _one_of(*choices: Any) -> Callable[[Any], bool]:
     # compared with their types, or 1 would pass for true
     return lambda value: value is None or (type(value), value) in [(type(choice), choice) for choice in choices]
 
 
-Switch = Annotated[bool | None, _spelled_as_json("true|false", _one_of(True, False))]
-Stem = Annotated[bool | str | None, _spelled_as_json("auto|true|false", _one_of("auto", True, False))]
-Precision = Annotated[str | None, _spelled_as_json("fp32|bf16|fp16", _one_of("fp32", "bf16", "fp16"))]
-JsonList = Annotated[
-    list[str] | None, _spelled_as_json("JSON-LIST", lambda value: value is None or type(value) is list)
-]
-JsonObject = Annotated[dict[str, Any], _spelled_as_json("JSON-OBJECT", lambda value: isinstance(value, dict))]
+Switch = Annotated[bool | None, spelled_as_json("true|false", _one_of(True, False))]
+Stem = Annotated[bool | str | None, spelled_as_json("auto|true|false", _one_of("auto", True, False))]
+Precision = Annotated[str | None, spelled_as_json("fp32|bf16|fp16", _one_of("fp32", "bf16", "fp16"))]
+JsonObject = Annotated[dict[str, Any], spelled_as_json("JSON-OBJECT", lambda value: isinstance(value, dict))]

@@ -75,14 +75,3 @@ class OptimizationOptions:
             if name not in known:
                 raise UserError(unknown_name(kind, name, known))
         check_range(self, "bce_threshold", 0, 1)
-        if self.bce_threshold is not None and self.loss != "bce":
-            raise UserError("--bce-threshold is for --loss bce: add it, or leave the threshold out")
-        if self.warmup_epochs > self.epochs:
-            raise UserError(
-                f"--warmup-epochs is part of --epochs: expected at most {self.epochs}, got {self.warmup_epochs:g}"
-            )
-        if self.batch_size % self.accumulate:
-            raise UserError(
-                f"--accumulate divides the batch: expected a divisor of --batch-size {self.batch_size}, "
-                f"got {self.accumulate}"
-            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from timm_asap.errors import UserError, unknown_name
+from timm_asap.errors import UserError, check_seed, unknown_name
 from timm_asap.training.options.flags import Precision, check_range
 
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -35,7 +35,8 @@ class RuntimeOptions:
     """Report to tensorboard, trackio or wandb as well as to metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        check_range(self, "num_workers seed", 0)
+        check_range(self, "num_workers", 0)
+        check_seed(self.seed)
         check_range(self, "checkpoint_steps keep_checkpoints", 1)
         if self.tracker is not None and self.tracker not in TRACKERS:
             raise UserError(unknown_name("tracker", self.tracker, TRACKERS))

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: once politely, twice at once."""
+"""Stopping a program from outside: SIGINT and SIGTERM alike, politely once, at once when they come again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ class StopRequest:
     """Notices SIGINT and SIGTERM while it is entered; whoever asks `asked` stops at the next good moment.
 
     A second signal, more than two seconds after the first, raises KeyboardInterrupt where the program stands.
+
+    Args:
+        at_once: Raise KeyboardInterrupt at the first signal, too; those of the two seconds after it are the same
+            request, and do not disturb what is saved then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: bool = False) -> None:
         self.asked = False
+        self.at_once = at_once
         self._first_at = 0.0
         self._previous: dict[int, object] = {}
 
@@ -35,8 +40,10 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and time.monotonic() - self._first_at > _SAME_REQUEST_S:
-            raise KeyboardInterrupt
         if not self.asked:
             self.asked = True
             self._first_at = time.monotonic()
+            if self.at_once:
+                raise KeyboardInterrupt
+        elif time.monotonic() - self._first_at > _SAME_REQUEST_S:
+            raise KeyboardInterrupt
