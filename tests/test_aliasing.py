@@ -318,7 +318,7 @@ def test_record_and_table():
     assert len(first["spectrum"]["frequency"]) == len(first["spectrum"]["power"]) == 16
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(aliasing_table(results))
+        aliasing_table(results).print(console)
     text = capture.get()
     assert f"{results['plain'][0]['above_nyquist']:.4f}" in text
     assert f"{first['folded']:.0e}" in text

@@ -2,12 +2,15 @@
 
 import json
 import re
+from email.message import Message
 
+import numpy as np
 import pytest
 from card_runs import change_config, change_json, copy_run, section, train_run
 from huggingface_hub import ModelCard
 from PIL import Image
 
+from timm_asap.data.images import decode_image
 from timm_asap.errors import UserError
 from timm_asap.hub import check_card, write_card
 
@@ -86,7 +89,7 @@ def test_says_what_was_not_measured(twin):
     limits = section((twin / "README.md").read_text(), "Limits")
     assert "Robustness was not measured." in limits
     assert re.search(r"`timm-asap evaluate \S*run --dataset idx --data-dir idx`", limits)
-    assert "One run with seed 0" in limits
+    assert "The weights of one run, with seed 0: runs of other seeds end higher or lower" in limits
 
 
 def test_the_python_in_it_runs(twin, monkeypatch, tmp_path, capsys):
@@ -96,9 +99,9 @@ def test_the_python_in_it_runs(twin, monkeypatch, tmp_path, capsys):
     text = write_card("run").read_text()
     Image.new("L", (12, 12), 90).save("image.png")
     blocks = [block.split("```")[0] for block in text.split("```python\n")[1:]]
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     capsys.readouterr()
-    assert "ImageOps.expand(image, (10, 10, 10, 10))" in blocks[0]
+    assert "ImageOps.expand(image, (10, 10, 10, 10))" in blocks[1]
     for block in blocks:
         names = {}
         exec(block, names)
@@ -122,9 +125,67 @@ def test_the_commands_in_it_parse(twin):
     assert parse_words(ExportOptions, export.split()[2:], prog="timm-asap export").onnx == "model.onnx"
 
 
+def test_the_first_screen_says_how_good_it_is_and_how_to_load_it(twin):
+    text = (twin / "README.md").read_text()
+    body = text.split("-->\n", 1)[1].splitlines()
+    first = "\n".join(body[: next(i for i, line in enumerate(body) if line.startswith("## "))])
+    assert 'model = timm.create_model("local-dir:' in first
+    accuracy = json.loads((twin / "result.json").read_text())["test_accuracy"]
+    assert f"| accuracy on idx, test | 20 | **{accuracy:.2f}** | [" in first
+    assert "](plots/learning_curves.png)" in first
+    assert first.index("create_model") < first.index("accuracy on") < first.index("learning_curves")
+
+
+def test_a_photograph_on_its_side_is_turned_as_in_training(twin, tmp_path, monkeypatch):
+    """The card's lines, and an image whose EXIF says that it lies on its side."""
+    monkeypatch.chdir(tmp_path)
+    copy_run(twin, tmp_path)
+    block = write_card("run").read_text().split("```python\n")[2].split("```")[0]
+    assert "Image.open" in block
+    picture = Image.new("L", (12, 12), 0)
+    picture.paste(255, (0, 0, 12, 3))
+    exif = Image.Exif()
+    exif[274] = 6  # turned by 90 degrees to be upright
+    picture.save("image.png", exif=exif)
+    names = {}
+    exec(block, names)
+    shown = np.asarray(names["image"])
+    assert shown[16, 20] == 255  # the bright edge is on the right
+    assert shown[11, 16] == 0
+    upright = decode_image({"bytes": None, "path": "image.png"}, "image.png")
+    assert (shown[10:22, 10:22] == np.asarray(upright)).all()
+
+
+def test_the_installation_is_from_a_source_that_is_named(run, monkeypatch):
+    assert "which is installed from its source: `pip install .` in a checkout of it" in card_of(run)
+    assert "pip install timm_asap" not in card_of(run)
+    about = Message()
+    about["Project-URL"] = "Repository, https://git.example/timm_asap"
+    monkeypatch.setattr("timm_asap.hub.card.metadata_of", lambda name: about)
+    assert "`pip install 'timm_asap @ git+https://git.example/timm_asap'`" in card_of(run)
+
+
+def test_settings_of_the_other_kind_of_images_are_left_out(run):
+    change_config(run, crop_padding=4, color_jitter=0.1)
+    training = section(card_of(run), "Training")
+    assert "`crop_padding` 4" in training
+    assert "color_jitter" not in training
+    change_json(run / "run.json", data__small=False)
+    training = section(card_of(run), "Training")
+    assert "crop_padding" not in training
+    assert "`color_jitter` 0.1" in training
+
+
+@pytest.mark.parametrize(("asked", "hint"), [("foo", "82 names"), ("apache2", "closest matches: apache-2.0")])
+def test_a_license_is_one_that_the_hub_knows(run, asked, hint):
+    with pytest.raises(UserError, match=f"unknown license '{asked}': {hint}"):
+        write_card(run, asked)
+    assert write_card(run, "apache-2.0").is_file()
+
+
 def test_a_repository_is_loaded_from_the_hub(run):
     text = card_of(run, repo="you/net")
-    assert text.count('"hf-hub:you/net"') == 2
+    assert text.count('"hf-hub:you/net"') == 3
     assert 'model="you/net"' in text
     assert "timm-asap export hf-hub:you/net --onnx" in text
     assert "timm-asap evaluate hf-hub:you/net --dataset idx" in text
@@ -160,7 +221,7 @@ def test_a_folder_of_files_is_called_by_its_name(run):
 
 def test_a_plain_model_is_not_called_alias_free(tmp_path):
     text = (train_run(tmp_path, "run", "test_resnet") / "README.md").read_text()
-    assert "a plain network, without alias-free layers" in text
+    assert "a plain network without alias-free layers" in text
     assert "2307.09804" not in text
     assert "import timm_asap" not in text
     assert ModelCard(text).data.tags == ["timm", "image-classification"]
@@ -211,7 +272,7 @@ def test_a_missing_record_is_named(run, missing):
         (lambda run: (run / "result.json").write_text("{}"), "records lack what the card shows: 'test_images'"),
         (lambda run: (run / "run.json").write_text("{"), "cannot be read as JSON"),
         (lambda run: (run / "config.yaml").write_text("a: ["), "cannot be read as YAML"),
-        (lambda run: (run / "metrics.jsonl").write_text("{}{}\n"), "cannot be read as JSON"),
+        (lambda run: (run / "metrics.jsonl").write_text("{}{}\n"), "is damaged"),
     ],
 )
 def test_a_damaged_record_is_refused_in_one_line(run, damage, message):

@@ -108,7 +108,7 @@ def test_elsewhere_the_card_keeps_its_paragraphs_and_shows_no_plots(run, tmp_pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--license", "MIT"], "--license 'MIT': expected an identifier"),
+        (["--license", "MIT"], "unknown license 'MIT'"),
         (["--output", "{run}"], "is a folder: expected a file"),
         (["--against", "{run}"], "has no evaluation of its weights"),
         (["--licence", "mit"], "unknown flag '--licence'"),

@@ -158,7 +158,7 @@ def test_against_the_plain_network(twin, plain):
     compared = compare(read_record(plain), read_record(twin))
     counts = [compared.count(verdict) for verdict in ("win", "loss", "tie")]
     assert "This model has {} wins, {} losses and {} ties".format(*counts) in found
-    assert "trained with `python train.py" in found
+    assert "trained with `timm-asap train" in found
     assert "paired by image" in found
     row = next(row for row in compared.rows if row.id == "clean")
     interval = "[{:+.2f}, {:+.2f}]".format(*row.interval)

@@ -14,7 +14,7 @@ from tiny_run import main as train_main
 from timm_asap.cli import main
 from timm_asap.data import load_dataset
 from timm_asap.data.columns import in_order
-from timm_asap.data.labels import match_labels
+from timm_asap.data.labels import match_labels, renumbered
 from timm_asap.errors import UserError
 from timm_asap.evaluation.intervals import below_chance
 
@@ -186,6 +186,17 @@ def test_match(data, names, classes, order, expected):
             match_labels(data, names, classes, order)
     else:
         assert match_labels(data, names, classes, order) == expected
+
+
+def test_classes_renumbered_as_the_models():
+    data = load_dataset("digits")
+    classes = [3, 1, 2, 0, *range(5, 10), 4]
+    other = renumbered(data, classes)
+    assert other.label_names == tuple("3120945678")
+    for ours, theirs in ((data.train, other.train), (data.test, other.test)):
+        assert torch.equal(torch.tensor(classes)[ours.labels], theirs.labels)
+        names = [other.label_names[label] for label in theirs.labels.tolist()]
+        assert names == [data.label_names[label] for label in ours.labels.tolist()]
 
 
 def test_an_order_for_every_kind_of_labels(tmp_path):

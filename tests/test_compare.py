@@ -95,8 +95,8 @@ def test_wins_and_losses_are_both_told(tmp_path, capsys):
     assert "other: 2 wins, 1 losses, 1 ties of 4 measurements" in out
     assert "paired by image" in out
     assert "Efron and Tibshirani" in out
-    assert "corruption/fog, mean of 2" in out
-    assert "corruption/fog/1" not in out
+    assert "\nfog, mean of 2" in out
+    assert "fog, severity 1" not in out
     content = json.loads((tmp_path / "c.json").read_text())
     assert (content["resamples"], content["seed"]) == (10_000, 0)
     (comparison,) = content["comparisons"]
@@ -111,7 +111,7 @@ def test_wins_and_losses_are_both_told(tmp_path, capsys):
     }
     assert (comparison["wins"], comparison["losses"], comparison["ties"]) == (2, 1, 1)
     assert main([*words, "--severities"]) == 0
-    assert "corruption/fog/1" in capsys.readouterr().out
+    assert "\nfog, severity 1" in capsys.readouterr().out
     assert main([*words, "--output", str(tmp_path / "c.json")]) == 2
     assert "--overwrite replaces it" in capsys.readouterr().err
 

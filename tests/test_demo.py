@@ -1,5 +1,7 @@
 """The demo without its page: the two networks, pictures of every kind, and what is answered to them."""
 
+import html
+
 import numpy as np
 import pytest
 import timm
@@ -183,7 +185,7 @@ def test_an_answer(small, digit):
     assert noisy.spectra.dtype == np.uint8
     assert noisy.spectra.shape[0] > 150
     assert noisy.spectra.min() < 50 < 250 < noisy.spectra.max()
-    plain, twin = noisy.aliasing.split("\n")
+    plain, twin = html.unescape(noisy.aliasing).split("\n")
     assert plain.startswith("- **plain strides** (resnet20_lowres, same weights, strides unswapped): up to **")
     assert twin.startswith("- **alias-free** (resnet20_lowres_asap (digits_run)): **less than 0.0001 %**")
     again = predict(small, digit, "gaussian_noise", 5)

@@ -224,7 +224,7 @@ def test_several_models_share_a_table_and_plots(model_folder, twin_folder, tmp_p
     quick = [word for word in QUICK if word != "--no-plots"]
     assert evaluate(model_folder, twin_folder, *quick, "--output", tmp_path / "both") == 0
     out = capsys.readouterr().out
-    header = next(line for line in out.splitlines() if "percent" in line and "digits_resnet_twin" in line)
+    header = next(line for line in out.splitlines() if "measurement" in line and "digits_resnet_twin" in line)
     assert "digits_resnet " in header
     for folder in (tmp_path / "both", tmp_path / "both" / "digits_resnet", tmp_path / "both" / "digits_resnet_twin"):
         assert {"corruptions.png", "attacks.png", "shift.png", "aliasing.png"} <= {

@@ -18,6 +18,7 @@ from timm_asap.evaluation.plots import (
     draw_corruptions,
     draw_shift,
     draw_spectra,
+    draw_summary,
     save_plots,
     save_png,
 )
@@ -28,7 +29,7 @@ CORRUPTIONS = ("gaussian_noise", "elastic_transform", "frost", "jpeg_compression
 
 
 def with_interval(accuracy):
-    return {"accuracy": accuracy, "interval": [accuracy - 2, accuracy + 2]}
+    return {"accuracy": accuracy, "interval": [accuracy - 2, accuracy + 2], "images": 1000}
 
 
 def aliasing(site, status, x, stride=2):
@@ -74,7 +75,7 @@ def two():
     return [record("resnet50_asap.a_long_recipe_in1k"), record("runs/plain", 80.0, 10.0)]
 
 
-FIGURES = (draw_corruptions, draw_attacks, draw_shift, draw_aliasing, draw_spectra)
+FIGURES = (draw_corruptions, draw_attacks, draw_shift, draw_aliasing, draw_spectra, draw_summary)
 
 
 @styled
@@ -160,6 +161,55 @@ def test_attack_curves(two):
     assert [b - a for a, b in itertools.pairwise(steps)] == pytest.approx([steps[1] - steps[0]] * 4)
 
 
+def test_an_attack_curve_is_of_one_set_of_images():
+    """Clean accuracy of 1,000 images must not open a curve of the 50 that were attacked."""
+    some = record("m")
+    some["results"] = [{**r, "images": 50} if r["measure"] == "attack" else r for r in some["results"]]
+    figure = draw_attacks([some])
+    assert 0 not in curve(figure, 0, 0)
+    assert figure.legends[0].get_texts()[0].get_text() == "m (50 images)"
+    some["summary"] = {"attacked_clean": {"accuracy": 84.0, "interval": [71.5, 91.7], "images": 50}}
+    assert curve(draw_attacks([some]), 0, 0)[0] == 84.0
+    same = draw_attacks([record("m")])
+    assert curve(same, 0, 0)[0] == 90.0
+    assert same.legends[0].get_texts()[0].get_text() == "m (1,000 images)"
+
+
+def test_a_corruption_curve_is_of_one_set_of_images():
+    some = record("m")
+    some["results"][0]["images"] = 10_000
+    assert 0 not in curve(draw_corruptions([some]), 1, 0)
+
+
+def test_a_summary_is_a_bar_for_each_kind_of_measurement(two):
+    figure = draw_summary(two)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[:5] == [
+        "clean accuracy",
+        "noise (1 corruption)",
+        "weather (2 corruptions)",
+        "digital (2 corruptions)",
+        "AutoAttack, eps 1/255",
+    ]
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths[:3] == pytest.approx([90, 75, 75])  # means over the severities 1 to 5
+    assert labels[5:] == ["same answer, circular shift by 1 px", "same answer, crop shift by 1 px"]
+    assert len(widths) == 2 * len(labels)
+
+
+def test_many_rows_of_a_contact_sheet_fit_a_screen():
+    cell = SheetCell(torch.zeros(1, 32, 32), "bag", True)
+    rows = [(f"corruption_{i}", [cell] * 5) for i in range(15)]
+    figure = draw_contact_sheet(rows, [f"severity {i}" for i in range(1, 6)], clean=cell, title="title")
+    width, height = figure.get_size_inches() * figure.dpi
+    assert width < 1100
+    assert height < 900
+    texts = texts_of(figure)
+    assert sum(text == "✓ bag" for text, _ in texts) == 76
+    for (one, here), (other, there) in itertools.combinations(texts, 2):
+        assert not here.overlaps(there), (one, other)
+
+
 def test_shift_and_aliasing(two):
     assert curve(draw_shift(two), 1, 0) == {0.5: 98.5, 1: 98, 2: 97, 4: 95}
     figure = draw_aliasing(two)
@@ -196,9 +246,7 @@ def test_contact_sheet():
     texts = texts_of(figure)
     assert not figure._suptitle.get_parse_math()  # a $ in a name is a $
     words = [text for text, _ in texts]
-    assert {"✓ ankle boot", "✗ a very long clas…", "✗ bag", "✓ bag", "gaussian\nnoise", "$model$", "clean"} <= set(
-        words
-    )
+    assert {"✓ ankle boot", "✗ a very long …", "✗ bag", "✓ bag", "gaussian\nnoise", "$model$", "clean"} <= set(words)
     for (one, here), (other, there) in itertools.combinations(texts, 2):
         assert not here.overlaps(there), (one, other)
     images = [axis.images[0].get_array() for axis in figure.axes if axis.images]
@@ -215,12 +263,14 @@ def test_plots_are_files_and_only_of_what_was_measured(two, tmp_path):
         "shift.png",
         "aliasing.png",
         "spectra.png",
+        "summary.png",
     }
     assert imread(written[0]).shape[1] == 1040
     clean_only = {"model": {"name": "m"}, "results": two[0]["results"][:1]}
     assert save_plots([clean_only], tmp_path / "none") == []
     shift_only = {"model": {"name": "m"}, "results": [r for r in two[0]["results"] if r["measure"] == "shift"]}
-    assert [path.name for path in save_plots([clean_only, shift_only], tmp_path / "some")] == ["shift.png"]
+    some = save_plots([clean_only, shift_only], tmp_path / "some")
+    assert [path.name for path in some] == ["shift.png", "summary.png"]
 
 
 def test_a_failed_save_leaves_the_old_file(two, tmp_path, monkeypatch):

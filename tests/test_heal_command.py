@@ -100,10 +100,10 @@ class TestCommand:
         [
             (["resnet1"], "unknown model 'resnet1': closest matches"),
             (["resnet18.a9_in1k"], "unknown tag of resnet18 'a9_in1k'"),
-            (["resnet20_lowres"], "resnet20_lowres has no pretrained weights: train it first"),
+            (["resnet20_lowres"], "with weights: resnet20_lowres.fashion_mnist"),
             (["no/folder"], "there is no folder no/folder: expected a run folder"),
             (["test_resnet", "--limit", "1"], "--limit: expected 3 or more, got 1"),
-            (["test_resnet", "--stem", "yes"], "--stem: expected auto, true or false, got 'yes'"),
+            (["test_resnet", "--stem", "yes"], "--stem: unknown stem 'yes'"),
             (["test_resnet", "--layout", "papr"], "unknown layout 'papr'"),
             (["test_resnet", "--device", "gpu"], "--device gpu cannot be used"),
             (["test_resnet", "--ridge", "0"], "--ridge: expected a number above 0, got 0"),

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
-from timm_asap.text import as_text
+from timm_asap.text import as_text, plain_text
 
 NASTY = [
     "![x](http://127.0.0.1/a.png)",
@@ -94,3 +94,9 @@ def test_a_cell_of_a_table_stays_one_cell():
 def test_what_a_terminal_would_obey_is_escaped(name, shown):
     assert as_text(name) == shown
     assert as_text(name).encode()
+
+
+def test_long_words_are_cut():
+    assert plain_text("x" * 10_000_000, limit=10) == "x" * 9 + "…"
+    assert plain_text("x" * 200) == "x" * 200
+    assert plain_text("two\nlines\x1b[2J") == r"two\nlines\x1b[2J"

@@ -127,7 +127,7 @@ def test_what_is_recorded_reads_back(argv, recipe):
     config = parse(argv)
     assert parse(recipe(to_yaml(config))).recorded() == config.recorded()
     program, script, *flags = shlex.split(command(config))
-    assert (program, script) == ("python", "train.py")
+    assert (program, script) == ("timm-asap", "train")
     assert parse(flags).recorded() == config.recorded()
 
 
@@ -142,7 +142,7 @@ def test_what_is_recorded_reads_back(argv, recipe):
     ],
 )
 def test_the_recorded_command_shows_no_folder_of_its_owner(argv, shown):
-    assert command(parse(argv)) == f"python train.py {shown}"
+    assert command(parse(argv)) == f"timm-asap train {shown}"
 
 
 def test_actions_are_not_recorded():

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,18 @@ SCRIPT = Path(__file__).parents[1] / "train.py"
 CHANGES = {"model": "test_vit", "model_kwargs": "{}", "opt": "adamw", "lr": 1e-3, "epochs": 2}
 
 
-def launch(flags, processes=2):
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", str(SCRIPT), *flags]
+def command(flags, processes=2):
+    return [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", str(SCRIPT), *flags]
+
+
+def environment():
     paths = os.pathsep.join([str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+
+
+def launch(flags, processes=2):
+    words = command(flags, processes)
+    return subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=300, check=False)
 
 
 def curve(folder):
@@ -61,3 +70,23 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path):
     refused = launch(tiny_flags(data_dir, tmp_path / "run", **CHANGES | {"batch_size": 15}))
     assert "expected a multiple of 2, got 15" in refused.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_processes_of_one_launch_are_one_writer_and_another_run_is_refused(tmp_path, capsys):
+    data_dir = write_images(tmp_path / "idx")
+    flags = tiny_flags(data_dir, tmp_path / "run", **CHANGES | {"epochs": 500})
+    first = subprocess.Popen(command(flags), env=environment(), stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        until = time.monotonic() + 200
+        while not (tmp_path / "run" / "metrics.jsonl").is_file() and time.monotonic() < until:
+            time.sleep(0.1)
+        assert main(["--output", str(tmp_path / "run"), "--resume"]) == 2
+        assert "run is being written to by train.py (process" in capsys.readouterr().err
+        refused = launch(["--output", str(tmp_path / "run"), "--resume"])
+        assert refused.returncode != 0
+        assert refused.stderr.count("is being written to by train.py (process") == 1
+    finally:
+        first.send_signal(signal.SIGINT)
+        assert first.wait(timeout=100) in (0, 1)
+    one_more = ["--epochs", str(len(curve(tmp_path / "run")) + 1)]
+    assert launch(["--output", str(tmp_path / "run"), "--resume", *one_more]).returncode == 0

@@ -75,7 +75,7 @@ def test_one_signal_finishes_the_step_saves_and_says_how_to_go_on(
         signal_at_batch(patch, batch, getattr(signal, name))
         assert main(tiny_flags(data_dir, folder, epochs=EPOCHS)) == 0
     out = capsys.readouterr().out
-    assert f"go on with: python train.py --output {folder} --resume" in out
+    assert f"to continue: timm-asap train --output {folder} --resume" in out
     assert newest_state(folder)["position"]["step"] == batch
     assert signal.getsignal(getattr(signal, name)) != StopRequest._notice
     assert main(["--output", str(folder), "--resume"]) == 0
@@ -88,7 +88,7 @@ def test_two_signals_stop_at_once_and_say_how_to_go_on(data_dir, tmp_path, monke
     assert main(tiny_flags(data_dir, tmp_path / "run", epochs=EPOCHS)) == 130
     error = capsys.readouterr().err
     assert error.startswith("train.py: interrupted; ")
-    assert f"Go on with: python train.py --output {tmp_path / 'run'} --resume" in error
+    assert f"To continue: timm-asap train --output {tmp_path / 'run'} --resume" in error
     assert newest_state(tmp_path / "run")["position"]["step"] == 4
 
 

@@ -15,13 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from timm_asap._startup import reads_flags_first
+
 __all__ = ["importing", "own_program"]
 
 
 def own_program() -> str | None:
     """The name of this package's program that is running; None where somebody else's imports the package."""
-    name = Path(sys.argv[0]).name.removesuffix(".exe") if sys.argv else ""
-    return "timm-asap" if name == "timm-asap" or "timm_asap.cli" in sys.orig_argv[:12] else None
+    if not reads_flags_first():
+        return None
+    return "train.py" if Path(sys.argv[0]).name == "train.py" else "timm-asap"
 
 
 @contextmanager

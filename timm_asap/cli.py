@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import platform
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 
 from timm_asap._start import importing
 from timm_asap.errors import UserError, run_program, unknown_name
 
 #: Command, its module and its help line. Modules are imported when their command is called.
 COMMANDS = {
+    "train": ("timm_asap.commands.train", "train an image classifier and write its run folder: train.py"),
     "list": ("timm_asap.commands.list_twins", "list the alias-free twins, with costs and pretrained tags"),
     "convert": (
         "timm_asap.commands.convert",
@@ -19,28 +24,45 @@ COMMANDS = {
     "heal": ("timm_asap.commands.heal", "swap a trained network's strides, and repair it without labels"),
     "adapt": ("timm_asap.commands.adapt", "teach a twin the plain network's predictions, on images without labels"),
     "evaluate": ("timm_asap.commands.evaluate", "measure robustness: clean, corrupted, attacked, shifted, aliased"),
-    "compare": ("timm_asap.commands.compare", "tell models apart by their evaluations, with intervals"),
+    "compare": ("timm_asap.commands.compare", "compare models by their evaluations, with intervals"),
     "card": ("timm_asap.commands.card", "write the model card of a run from its records"),
-    "publish": (
-        "timm_asap.commands.publish",
-        "put a run on the Hugging Face Hub, and prove that it came there unharmed",
-    ),
+    "publish": ("timm_asap.commands.publish", "put a run on the Hugging Face Hub, and verify it there"),
     "export": ("timm_asap.commands.export", "write a network as ONNX, with its preprocessing, checked in onnxruntime"),
     "demo": ("timm_asap.commands.demo", "show a network and its plain twin in the browser"),
 }
 
+_SHOWN_VERSIONS = ("torch", "timm")
+
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
+    columns = shutil.get_terminal_size().columns
     lines = [
         "usage: timm-asap COMMAND [OPTIONS]",
         "",
         "Alias-free downsampling for timm's convolutional networks.",
         "",
     ]
-    lines += [f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", "timm-asap COMMAND --help tells a command's options."]
+    for name, (_, text) in COMMANDS.items():
+        begin = f"  {name:<{width}}  "
+        lines += textwrap.wrap(
+            text, max(40, columns), initial_indent=begin, subsequent_indent=" " * len(begin), break_on_hyphens=False
+        )
+    lines += ["", "timm-asap COMMAND --help lists the options of a command, timm-asap --version", "the versions."]
     return "\n".join(lines)
+
+
+def _versions() -> str:
+    """This package and what its numbers depend on, in one line, without importing any of it."""
+    import timm_asap
+
+    found = [f"timm-asap {timm_asap.__version__}"]
+    for name in _SHOWN_VERSIONS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} is not installed")
+    return ", ".join([*found, f"Python {platform.python_version()}"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,15 +78,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(_versions())
+        return 0
     return run_program("timm-asap", lambda: _run(words))
 
 
-def _run(words: list[str]) -> None:
+def _run(words: Sequence[str]) -> int | None:
     if words[0] not in COMMANDS:
         raise UserError(unknown_name("command", words[0], COMMANDS))
     with importing("timm-asap"):
         command = importlib.import_module(COMMANDS[words[0]][0])
-    command.main(words[1:])
+    return command.main(words[1:])
 
 
 if __name__ == "__main__":

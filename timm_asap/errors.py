@@ -20,7 +20,14 @@ class UserError(ValueError):
     """Something the user can put right: the command line prints it as one line and exits with code 2.
 
     The text says what was expected, what came and what to do, and holds no line break.
+
+    Args:
+        message: The line.
+        *list_of: Lines below it, where several things are wrong at once: the arguments that are missing.
     """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
@@ -77,7 +84,8 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
     try:
         return program() or 0
     except UserError as error:
-        return _say(name, f"error: {as_text(error)}", REFUSED)
+        lines = [as_text(line) for line in error.args] or [""]
+        return _say(name, "\n".join([f"error: {lines[0]}", *lines[1:]]), REFUSED)
     except KeyboardInterrupt as stop:
         return _say(name, str(stop) or "interrupted", INTERRUPTED)
     except BrokenPipeError:

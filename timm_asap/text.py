@@ -6,7 +6,7 @@ import re
 import unicodedata
 from typing import Literal
 
-__all__ = ["as_text"]
+__all__ = ["as_text", "plain_text"]
 
 # Marks that reorder the text around them: a name could make a line read otherwise than it is.
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -53,3 +53,14 @@ def _visible(char: str) -> str:
         return char
     code = ord(char)
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def plain_text(words: object, limit: int = 200) -> str:
+    """:func:`as_text` for a terminal, a plot or a widget that shows text, of a length that fits.
+
+    Args:
+        words: As of `as_text`.
+        limit: Longer text is cut, and ends in an ellipsis.
+    """
+    text = as_text(str(words)[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "\u2026"

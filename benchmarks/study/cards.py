@@ -1,64 +1,169 @@
-"""Writes the cards of the weights in the package: `python -m benchmarks.study.cards [--work runs/study]`.
+"""Writes the cards of the weights in the package: `python -m benchmarks.study.cards --data-dir fashion-mnist`.
 
-`python -m benchmarks.study.ship` has put the weights there. The cards go to `timm_asap/model_cards`.
+A card is made from records alone: those of the study, and the weights that `python -m benchmarks.study.ship` put into
+the package. They are laid out as the run folder that they came from, and the card is written as that of any run. Cards
+and figures go to `timm_asap/model_cards`.
 """
 
 from __future__ import annotations
 
-import copy
 import json
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 import tyro
 
 import timm_asap
+from benchmarks.study.measure import PARTS, SHARED
+from benchmarks.study.plan import SEEDS
+from benchmarks.study.results import StudyRecord
 from benchmarks.study.ship import shipped_records
 from timm_asap._io import write_text
+from timm_asap.data.idx import load_fashion_mnist
+from timm_asap.evaluation.config import EvaluateConfig
+from timm_asap.evaluation.models import open_model
 from timm_asap.evaluation.per_image import write_per_image
-from timm_asap.evaluation.record import PER_IMAGE, RECORD, read_record, summarize
+from timm_asap.evaluation.pixels import choose_images
+from timm_asap.evaluation.plots import draw_summary, save_png
+from timm_asap.evaluation.record import PER_IMAGE, RECORD, clean_of_attacked, compose, describe_model, summarize
 from timm_asap.hub.card import write_card
+from timm_asap.hub.cards.kept import MARK, wrap
+from timm_asap.training.command_line import command
+from timm_asap.training.config import TrainConfig
+from timm_asap.training.recipe import to_yaml
+from timm_asap.zoo.shipped import WEIGHTS
 
 CARDS = Path(timm_asap.__file__).with_name("model_cards")
+
+_SHOWN = ("clean", "robustness")
+"""Parts of the study that a card shows."""
+
+_OF_THE_STUDY = """## Other seeds
+
+These are the weights of the best of {seeds} seeds by held-out accuracy. All seeds of all variants, with what speaks
+against the twin, are on the page docs/evidence.md of timm_asap."""
 
 
 @dataclass(frozen=True)
 class Options:
     """Write the cards of the weights in the package."""
 
-    work: str = "runs/study"
-    """Folder of the runs."""
+    data_dir: str
+    """Folder of the four Fashion-MNIST files, which say which images were measured."""
 
 
 def main() -> None:
     """Write the cards from what the study left."""
-    work = Path(tyro.cli(Options).work)
-    plain = None
-    for name, record in shipped_records().items():
-        folder = work / record.content["run"]
-        join_evaluations(folder, ("clean", "robustness"))
-        # elsewhere than in the run folder, whose plots are not shipped
-        print(write_card(folder, against=plain, shipped_as=name, output=CARDS / f"{name}.md"))
-        plain = plain or folder
+    data_dir = Path(tyro.cli(Options).data_dir)
+    with tempfile.TemporaryDirectory() as work:
+        plain = None
+        for name, record in shipped_records().items():
+            folder = Path(work) / record.content["run"]
+            content = lay_out(folder, name, record, data_dir)
+            # elsewhere than in the run folder, whose plots are not shipped
+            figure = save_png(draw_summary([{**content, "model": {"name": name}}]), CARDS / f"{name}.png")
+            card = CARDS / f"{name}.md"
+            # what is written by hand: a card takes it over from the one before
+            note = wrap("notes", _OF_THE_STUDY.format(seeds=len(SEEDS)))
+            write_text(card, f"---\nlicense: mit\n---\n{MARK} -->\n{note}\n")
+            print(write_card(folder, against=plain, shipped_as=name, output=card, figure=figure.name))
+            plain = plain or folder
 
 
-def join_evaluations(folder: Path, parts: tuple[str, ...]) -> None:
-    """Write the evaluation of a run folder from those of its parts, which lie in folders of their own.
+def lay_out(folder: Path, name: str, record: StudyRecord, data_dir: Path) -> dict[str, Any]:
+    """Write the run folder that a record of the study was made of; its evaluation.json is returned.
 
     Args:
-        folder: The run folder.
-        parts: Of `benchmarks.study.measure.PARTS`.
+        folder: New.
+        name: Of the weights in the package.
+        record: Of the study.
+        data_dir: Folder of the four Fashion-MNIST files.
     """
-    records = [read_record(folder / part) for part in parts]
-    results = [result for record in records for result in record.content["results"]]
-    warnings = [text for record in records for text in record.content["summary"]["gradient_masking"]]
-    commands = [record.content["produced_by"]["command"] for record in records]
-    content = copy.deepcopy(records[-1].content)
-    content |= {"results": results, "summary": summarize(results, warnings, None)}
-    content["produced_by"]["command"] = "; ".join(commands)
-    right, sample_ids = ({k: v for r in records for k, v in r.per_image()[which].items()} for which in (0, 1))
-    write_per_image(folder / PER_IMAGE, right, sample_ids, content["model"]["weights_sha256"], {})
-    write_text(folder / RECORD, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    folder.mkdir(parents=True)
+    for file, suffix in (("model.safetensors", "safetensors"), ("config.json", "json")):
+        shutil.copyfile(WEIGHTS / f"{name}.{suffix}", folder / file)
+    study, data = record.content, load_fashion_mnist(data_dir)
+    config = TrainConfig(**study["settings"], data_dir=data_dir.name, output=study["run"])
+    opened = open_model(str(folder))
+    by = study["clean"]
+    held_out = round(config.val_share * len(data.train))
+    facts = {
+        "command": command(config),
+        "versions": {package: version for package, version in by["versions"].items() if package != "pyautoattack"},
+        "hardware": by["hardware"],
+        "processes": 1,
+        "precision": config.mixed_precision,
+        "model": {"name": config.model, "parameters": opened.parameters, "input_size": opened.input_size},
+        "data": {
+            "name": "fashion_mnist",
+            "hub_id": "zalando-datasets/fashion_mnist",
+            "source": data.source,
+            "frame": data.frame,
+            "small": True,
+            "classes": data.num_classes,
+            "train_images": len(data.train) - held_out,
+            "val_images": held_out,
+            "val_name": study["training"]["chosen_by"].partition(" on ")[2].rpartition(" (")[0],
+            "test_images": len(data.test),
+            "test_name": data.test_name,
+        },
+    }
+    write_text(folder / "config.yaml", to_yaml(config))
+    _write_json(folder / "run.json", facts)
+    _write_json(folder / "result.json", study["training"])
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(epoch) + "\n" for epoch in study["epochs"]))
+
+    results = [result for part in _SHOWN for result in study[part]["results"]]
+    right = {
+        key.partition("/")[2]: torch.from_numpy(values)
+        for key, values in record.right.items()
+        if key.startswith(tuple(f"{part}/" for part in _SHOWN))
+    }
+    ids = _sample_ids(data.test.labels)
+    content = compose(
+        model=describe_model(opened, opened.input_size) | {"name": study["run"]},
+        data={
+            **{key: facts["data"][key] for key in ("name", "hub_id", "source", "classes")},
+            "split": data.test_name,
+            "images": len(data.test),
+            "labels_sha256": "",
+            "label_names": list(data.label_names),
+        },
+        produced={
+            "command": "; ".join(_evaluation(study["run"], part, data_dir.name) for part in _SHOWN),
+            "versions": by["versions"],
+            "commit": None,
+            "hardware": by["hardware"],
+            "processes": 1,
+            "batch_size": EvaluateConfig.batch_size,
+        },
+        results=results,
+        summary=summarize(results, [], None) | {"attacked_clean": clean_of_attacked(right, ids)},
+    )
+    _write_json(folder / RECORD, content)
+    write_per_image(folder / PER_IMAGE, right, ids, opened.weights_sha256, {})
+    return content
+
+
+def _sample_ids(labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Which images were measured, as `timm-asap evaluate` draws them."""
+    limits = PARTS["robustness"]
+    few = choose_images(labels, limits["limit"], SHARED["seed"])
+    attacked = choose_images(labels, min(limits["limit"], limits["limit_attacks"]), SHARED["seed"])
+    return {"clean": torch.arange(len(labels)), "corruption": few, "shift": few, "attack": attacked}
+
+
+def _evaluation(run: str, part: str, data_dir: str) -> str:
+    config = EvaluateConfig(models=(run,), data_dir=data_dir, output=part, **(SHARED | PARTS[part]))
+    return " ".join(["timm-asap", "evaluate", *config.flags()])
+
+
+def _write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

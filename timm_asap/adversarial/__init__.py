@@ -3,12 +3,17 @@
 Images are pixels in [0, 1] throughout, and so is eps: `PixelModel` normalises inside the attacked model.
 """
 
-from timm_asap.adversarial.attacks import fgsm, pgd
-from timm_asap.adversarial.config import AdversarialConfig
-from timm_asap.adversarial.eps import parse_eps
-from timm_asap.adversarial.model import PixelModel
-from timm_asap.adversarial.spaces import NORMS, check_adversarial
-from timm_asap.adversarial.training import AdversarialLoss, AdversarialState, adversarial_loss, survives_pgd
+from typing import TYPE_CHECKING
+
+from timm_asap._startup import lazy_names
+
+if TYPE_CHECKING:
+    from timm_asap.adversarial.attacks import fgsm, pgd
+    from timm_asap.adversarial.config import AdversarialConfig
+    from timm_asap.adversarial.eps import NORMS, parse_eps
+    from timm_asap.adversarial.model import PixelModel
+    from timm_asap.adversarial.spaces import check_adversarial
+    from timm_asap.adversarial.training import AdversarialLoss, AdversarialState, adversarial_loss, survives_pgd
 
 __all__ = [
     "NORMS",
@@ -23,3 +28,21 @@ __all__ = [
     "pgd",
     "survives_pgd",
 ]
+
+# Whoever reads flags needs no torch.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "NORMS": "timm_asap.adversarial.eps",
+        "AdversarialConfig": "timm_asap.adversarial.config",
+        "AdversarialLoss": "timm_asap.adversarial.training",
+        "AdversarialState": "timm_asap.adversarial.training",
+        "PixelModel": "timm_asap.adversarial.model",
+        "adversarial_loss": "timm_asap.adversarial.training",
+        "check_adversarial": "timm_asap.adversarial.spaces",
+        "fgsm": "timm_asap.adversarial.attacks",
+        "parse_eps": "timm_asap.adversarial.eps",
+        "pgd": "timm_asap.adversarial.attacks",
+        "survives_pgd": "timm_asap.adversarial.training",
+    },
+)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from timm_asap.adversarial.spaces import NORMS
 from timm_asap.errors import UserError, unknown_name
+
+NORMS = ("linf", "l2")
 
 
 def parse_eps(text: str | float, norm: str = "linf") -> float:

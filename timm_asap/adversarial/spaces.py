@@ -8,8 +8,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-NORMS = ("linf", "l2")
-
 TOLERANCE = 1e-6
 """How far outside the ball an image may lie by rounding: float32 pixels are spaced by up to 6e-8."""
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-import timm_asap  # noqa: F401  registers the twins
+from timm_asap._start import importing, own_program
 from timm_asap.command_line import parse
-from timm_asap.healing.adapt import AdaptConfig, run_adaptation
-from timm_asap.hub import write_card
 
 
 def main(argv: Sequence[str]) -> None:
     """Adapt, write, and print what it brought."""
+    with importing(own_program()):
+        from timm_asap.healing.adapt import AdaptConfig, run_adaptation
+        from timm_asap.hub import write_card
+
     config = parse(AdaptConfig, argv, prog="timm-asap adapt")
     result = run_adaptation(config)
     if not result.is_main_process:

@@ -1,39 +1,40 @@
-"""`timm-asap compare A.json B.json ...`: what tells models apart, wins and losses alike."""
+"""`timm-asap compare A.json B.json ...`: what sets models apart, wins and losses alike."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
-from timm_asap._io import write_json
-from timm_asap.command_line import parse
+from timm_asap.command_line import File, metavar, parse
 from timm_asap.errors import UserError, check_seed
-from timm_asap.evaluation.comparison import METHOD, Comparison, Row, compare
-from timm_asap.evaluation.intervals import RESAMPLES
-from timm_asap.evaluation.record import read_record
-from timm_asap.evaluation.table import wide_console
+from timm_asap.screen import Column, ScreenTable, print_lines, screen
+from timm_asap.text import plain_text
 
-_COLOURS = {"win": "green", "loss": "red", "tie": "dim", None: ""}
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from timm_asap.evaluation.comparison import Comparison, Row
+
+_COLORS = {"win": "green", "loss": "red", "tie": "dim", None: None}
 
 
 @dataclass(frozen=True)
 class CompareOptions:
     """Compare models with the first one: differences with 95 % bootstrap intervals, paired by image."""
 
-    records: tyro.conf.Positional[tuple[str, ...]]
+    records: tyro.conf.Positional[Annotated[tuple[str, ...], metavar("RECORD RECORD [RECORD ...]")]]
     """Two evaluation.json or more, or the folders that hold them; the first is the baseline."""
     severities: bool = False
     """Show every severity of a corruption, not their mean alone."""
-    resamples: int = RESAMPLES
+    resamples: int = 10_000
     """Resamples of the bootstrap."""
     seed: int = 0
     """Seed of the bootstrap."""
-    output: str | None = None
+    output: File | None = None
     """JSON file to write with every row."""
     overwrite: bool = False
     """Replace that file."""
@@ -51,12 +52,17 @@ class CompareOptions:
 def main(argv: Sequence[str]) -> None:
     """Print the tables, and write the file."""
     options = parse(CompareOptions, argv, prog="timm-asap compare")
+    # torch: not for the help
+    from timm_asap._io import write_json
+    from timm_asap.evaluation.comparison import METHOD, compare
+    from timm_asap.evaluation.record import read_record
+
     baseline, *others = [read_record(path) for path in options.records]
     comparisons = [compare(baseline, other, resamples=options.resamples, seed=options.seed) for other in others]
-    console = wide_console()
+    console = screen()
     for comparison in comparisons:
         _print(comparison, options.severities, console)
-    console.print(f"{METHOD}, {options.resamples:,} resamples, seed {options.seed}; not corrected for their number")
+    print(f"{METHOD}, {options.resamples:,} resamples, seed {options.seed}; not corrected for their number")
     if options.output is not None:
         content = {
             "version": 1,
@@ -66,30 +72,38 @@ def main(argv: Sequence[str]) -> None:
             "comparisons": [comparison.record() for comparison in comparisons],
         }
         write_json(options.output, content)
-        console.print(f"wrote {options.output}")
+        print(f"wrote {options.output}")
 
 
 def _print(comparison: Comparison, severities: bool, console: Console) -> None:
+    from timm_asap.evaluation.table import measurement_name
+
     how = "paired by image" if comparison.paired else f"not paired by image: {comparison.unpaired_because}"
-    console.print(f"\n[bold]{comparison.model}[/bold] against [bold]{comparison.baseline}[/bold], {how}")
-    table = Table()
-    table.add_column("measurement", no_wrap=True)
-    for heading in (comparison.baseline, comparison.model, "difference", "95 % interval"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
+    model, baseline = plain_text(comparison.model), plain_text(comparison.baseline)
+    print_lines(["", f"{model} against {baseline}, {how}"], console, [None, "bold"])
+    table = ScreenTable(
+        [
+            Column("measurement"),
+            Column(baseline, right=True, short="baseline", drop=0),
+            Column(model, right=True, short="model"),
+            Column("difference", right=True, short="diff."),
+            Column("95 % interval", right=True),
+            Column("verdict"),
+        ]
+    )
     for row in comparison.rows:
         if severities or row.measure != "corruption" or row.entries > 1 or not _has_mean(row, comparison):
-            table.add_row(*_cells(row), style=_COLOURS[row.verdict])
-    console.print(table)
+            table.add(*_cells(row, measurement_name(row.id, row.entries)), style=_COLORS[row.verdict])
+    table.print(console)
     wins, losses, ties = (comparison.count(verdict) for verdict in ("win", "loss", "tie"))
-    console.print(
-        f"{comparison.model}: {wins} wins, {losses} losses, {ties} ties of {wins + losses + ties} measurements, "
+    print(
+        f"{model}: {wins} wins, {losses} losses, {ties} ties of {wins + losses + ties} measurements, "
         "each severity and eps counted"
     )
     if comparison.left_out:
         name, why = next(iter(comparison.left_out.items()))
         more = f", and {len(comparison.left_out) - 1} more" if len(comparison.left_out) > 1 else ""
-        console.print(f"not compared: {name} ({why}){more}")
+        print(f"not compared: {name} ({why}){more}")
 
 
 def _has_mean(row: Row, comparison: Comparison) -> bool:
@@ -98,10 +112,9 @@ def _has_mean(row: Row, comparison: Comparison) -> bool:
     return any(other.id == corruption for other in comparison.rows)
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, name: str) -> list[str]:
     if row.measure == "aliasing":
         values = [f"{value:.2e}" for value in (row.baseline, row.model)]
-        return [f"{row.id}, share above Nyquist", *values, f"{row.difference:+.2e}", "", ""]
-    name = row.id if row.entries == 1 else f"{row.id}, mean of {row.entries}"
+        return [name, *values, f"{row.difference:+.2e}", "", ""]
     interval = "" if row.interval is None else "{:+.2f} to {:+.2f}".format(*row.interval)
     return [name, f"{row.baseline:.2f}", f"{row.model:.2f}", f"{row.difference:+.2f}", interval, row.verdict or ""]

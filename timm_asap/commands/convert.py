@@ -9,60 +9,57 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import timm
 import tyro
-from rich.console import Console
-from rich.table import Table
-from timm.models import get_pretrained_cfg, split_model_name_tag
 
-import timm_asap  # noqa: F401  registers the low-resolution networks
 from timm_asap._io import disk_errors
-from timm_asap.command_line import parse
+from timm_asap.command_line import STEM, Boundary, Folder, Layout, Stem, Window, metavar, parse
 from timm_asap.errors import UserError, unknown_name
-from timm_asap.report import ConversionReport, Site
-from timm_asap.zoo import AsapOptions, create_model, is_shipped, is_twin, plain_name, twin_names
-from timm_asap.zoo.asap_twins import SUFFIX
-from timm_asap.zoo.summary import dry_run
+from timm_asap.screen import Column, ScreenTable, print_lines, screen
 
-_STEM = {"auto": "auto", "true": True, "false": False}
+if TYPE_CHECKING:
+    from timm_asap.report import ConversionReport, Site
+    from timm_asap.zoo import AsapOptions
 
 
 @dataclass(frozen=True)
 class ConvertOptions:
     """Show what conversion does to every strided layer of an architecture and what it costs, and save the result."""
 
-    architecture: tyro.conf.Positional[str]
+    sections: ClassVar = {"layout": "conversion", "input_size": "conversion"}
+
+    architecture: tyro.conf.Positional[Annotated[str, metavar("ARCHITECTURE")]]
     """Name of a plain architecture of timm, or of its twin; a pretrained tag chooses the weights to save."""
     dry_run: bool = False
     """Show the table, and write nothing."""
-    output: str | None = None
+    output: Folder | None = None
     """Folder for the converted network with its upstream weights, as timm loads it: model.safetensors, config.json."""
-    layout: str = "preserve"
-    """preserve or paper."""
-    window: str = "asap"
-    """asap, hamming or flc."""
-    boundary: str = "circular"
-    """circular, reflect or zero."""
-    stem: Annotated[str, tyro.conf.arg(metavar="auto|true|false")] = "auto"
+    layout: Layout = "preserve"
+    """preserve puts a low-pass before each strided layer, paper puts the pool in its place."""
+    window: Window = "asap"
+    """Weight of the frequencies that are kept: as in the released ASAP, a Hamming window over the kept band, or 1."""
+    boundary: Boundary = "circular"
+    """How an image goes on beyond its edges."""
+    stem: Stem = "auto"
     """Whether the first layer of the image is converted; auto: where its stride is 2 or 3."""
-    input_size: tuple[int, int, int] | None = None
+    input_size: Annotated[tuple[int, int, int] | None, metavar("C H W")] = None
     """Channels, height and width of an image; by default those of the architecture."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Print the table."""
     options = parse(ConvertOptions, argv, prog="timm-asap convert")
-    if options.stem not in _STEM:
-        raise UserError(f"--stem: expected auto, true or false, got {options.stem!r}")
-    stem = _STEM[options.stem]
-    try:
-        asap = AsapOptions(options.window, options.boundary, options.layout, stem)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     if not options.dry_run and options.output is None:
         raise UserError("expected --dry-run, to show what conversion does, or --output FOLDER, to save the result")
+    # torch and timm: not for the help
+    from timm.models import split_model_name_tag
+
+    from timm_asap.zoo import AsapOptions, is_twin, plain_name
+    from timm_asap.zoo.summary import dry_run
+
+    stem = STEM[options.stem]
+    asap = AsapOptions(options.window, options.boundary, options.layout, stem)
     folder = None if options.dry_run else _empty_folder(options.output)
     plain = plain_name(options.architecture) if is_twin(options.architecture) else options.architecture
     name = split_model_name_tag(plain)[0]
@@ -77,16 +74,15 @@ def main(argv: Sequence[str]) -> None:
             stem=stem,
         )
     size = options.input_size or tuple(model.pretrained_cfg["input_size"])
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(_table(name, size, report))
-    for site in report.sites:
-        if site.note:
-            console.print(f"warning: {site.name}: {site.note}", highlight=False)
+    console = screen()
+    total = f"{report.macs / 1e9:.2f} GMACs, {report.added_macs / 1e6:.1f} M more"
+    percent = 100 * report.added_macs / report.macs
+    console.print(f"{name} at {'x'.join(map(str, size))}: {total} ({percent:.1f} %)")
+    _table(report).print(console)
+    print_lines([f"warning: {site.name}: {site.note}" for site in report.sites if site.note], console)
     if folder is not None:
         _save(options.architecture, plain, asap, folder)
-        console.print(f'import timm, timm_asap; model = timm.create_model("local-dir:{folder}", pretrained=True)')
+        print(f'import timm, timm_asap; model = timm.create_model("local-dir:{folder}", pretrained=True)')
 
 
 def _empty_folder(output: str) -> Path:
@@ -98,6 +94,12 @@ def _empty_folder(output: str) -> Path:
 
 def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
     """Build the twin with the weights that were named and write it; nothing is left behind where that fails."""
+    import timm
+    from timm.models import get_pretrained_cfg, split_model_name_tag
+
+    from timm_asap.zoo import create_model, is_shipped, is_twin, twin_names
+    from timm_asap.zoo.asap_twins import SUFFIX
+
     architecture, tag = split_model_name_tag(plain)
     twin = f"{architecture}{SUFFIX}" + (f".{tag}" if tag else "")
     if not is_twin(twin):
@@ -124,16 +126,18 @@ def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
             os.replace(Path(aside) / name, folder / name)
 
 
-def _table(name: str, size: Sequence[int], report: ConversionReport) -> Table:
-    total = f"{report.macs / 1e9:.2f} GMACs, {report.added_macs / 1e6:.1f} M more"
-    title = f"{name} at {'x'.join(map(str, size))}: {total} ({100 * report.added_macs / report.macs:.1f} %)"
-    table = Table(title=title, title_justify="left")
-    for heading in ("layer", "was", "becomes, or why it is left"):
-        table.add_column(heading)
-    table.add_column("map", justify="right", no_wrap=True)
-    table.add_column("added MACs", justify="right", no_wrap=True)
+def _table(report: ConversionReport) -> ScreenTable:
+    table = ScreenTable(
+        [
+            Column("layer"),
+            Column("was", wraps=True, drop=2),
+            Column("becomes, or why it is left", wraps=True),
+            Column("map", right=True, drop=1),
+            Column("added MACs", right=True, drop=0),
+        ]
+    )
     for site in report.sites:
-        table.add_row(
+        table.add(
             site.name or "(root)",
             site.layer,
             site.becomes or f"left: {site.reason}",

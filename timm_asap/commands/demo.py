@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import tyro
 
-import timm_asap  # noqa: F401  registers the twins
-from timm_asap.command_line import parse
-from timm_asap.demo.answers import CLEAN, corruption_names
-from timm_asap.demo.examples import write_examples
-from timm_asap.demo.models import DemoPair, open_pair
+from timm_asap.command_line import Folder, Model, Name, parse
+from timm_asap.demo import CLEAN
 from timm_asap.errors import UserError, unknown_name
+from timm_asap.text import plain_text
+
+if TYPE_CHECKING:
+    from timm_asap.demo.models import DemoPair
 
 
 @dataclass(frozen=True)
 class DemoOptions:
     """Show a network and its twin side by side: a picture and a corruption in, answers and spectra out."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Model]
     """A run folder, a pretrained model such as resnet50_asap.a1_in1k, or hf-hub:NAME."""
-    plain: str | None = None
+    plain: Model | None = None
     """Trained network to show as the plain one; by default the same weights, their strides unswapped."""
-    corruption: str = CLEAN
+    corruption: Name = CLEAN
     """Corruption that is chosen when the page opens."""
     severity: int = 3
     """Its severity, 1 to 5."""
-    examples: str | None = None
+    examples: Folder | None = None
     """Folder of example pictures; by default digits for small networks, photographs for others."""
     port: int | None = None
     """Port on 127.0.0.1; by default the first free one from 7860 on."""
     share: bool = False
     """Also open a public address, through Gradio's servers."""
-    space: str | None = None
+    space: Folder | None = None
     """Serve nothing: write the folder of a Space for the Hugging Face Hub."""
 
     def __post_init__(self) -> None:
@@ -54,6 +58,10 @@ def main(argv: Sequence[str]) -> None:
     options = parse(DemoOptions, argv, prog="timm-asap demo")
     if find_spec("gradio") is None:
         raise UserError("timm-asap demo needs gradio: pip install 'timm_asap[demo]'")
+    # torch and timm: not for the help
+    from timm_asap.demo.answers import corruption_names
+    from timm_asap.demo.models import open_pair
+
     if options.space is not None:
         from timm_asap.demo.space import check_folder
 
@@ -84,7 +92,11 @@ def _write(options: DemoOptions, pair: DemoPair) -> None:
 
 
 def _serve(options: DemoOptions, pair: DemoPair) -> None:
+    # a service that is stopped deletes what visitors left, too
+    signal.signal(signal.SIGTERM, _stop)
     with tempfile.TemporaryDirectory(prefix="timm_asap_demo_") as folder:
+        from timm_asap.demo.examples import write_examples
+
         pictures = Path(folder) / "examples"
         pictures.mkdir()
         examples, credits = write_examples(pair, pictures, options.examples)
@@ -105,5 +117,13 @@ def _serve(options: DemoOptions, pair: DemoPair) -> None:
         except OSError as error:
             raise UserError(f"the page cannot be served: {' '.join(str(error).split())}") from error
         address = app.share_url or app.local_url
-        print(f"{pair.twin.title} beside {pair.plain.title}: {address} (Ctrl-C ends it)", flush=True)
-        app.block_thread()
+        title = f"{plain_text(pair.twin.title)} beside {plain_text(pair.plain.title)}"
+        print(f"{title}: {address} (Ctrl-C ends it)", flush=True)
+        try:
+            app.block_thread()
+        finally:
+            app.close(verbose=False)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -8,20 +8,17 @@ from pathlib import Path
 
 import tyro
 
-import timm_asap  # noqa: F401  registers the twins
-from timm_asap.command_line import parse
+from timm_asap.command_line import File, Model, parse
 from timm_asap.errors import UserError
-from timm_asap.hub.onnx_export import export_onnx
-from timm_asap.zoo import load, model_folder
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """Write a trained network as ONNX, with a dynamic batch and its preprocessing as metadata."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Model]
     """A run folder, a pretrained model such as resnet50_asap.a1_in1k, or hf-hub:NAME."""
-    onnx: str
+    onnx: File
     """File to write; it appears once onnxruntime gave the network's scores."""
     opset: int | None = None
     """Version of the ONNX operators; by default PyTorch's."""
@@ -39,6 +36,10 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--onnx {options.onnx} is a folder: expected a file, such as model.onnx")
     if file.exists() and not options.overwrite:
         raise UserError(f"--onnx {file} is there already: --overwrite replaces it")
+    # torch and timm: not for the help
+    from timm_asap.hub.onnx_export import export_onnx
+    from timm_asap.zoo import load, model_folder
+
     model = load(model_folder(options.model))
     report = export_onnx(model, file, opset=options.opset, include_normalization=options.include_normalization)
     print(report)

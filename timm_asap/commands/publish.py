@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-import timm_asap  # noqa: F401  registers the twins
-from timm_asap.command_line import parse
-from timm_asap.hub.bundle import CARD
-from timm_asap.hub.hub_edits import EditedOnHubError
-from timm_asap.hub.publishing import Published, publish
+from timm_asap.command_line import Folder, Name, metavar, parse
 from timm_asap.text import as_text
+
+if TYPE_CHECKING:
+    from timm_asap.hub.publishing import Published
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,13 @@ class PublishOptions:
     Afterwards everything is downloaded afresh and compared with what was sent. Running again changes nothing.
     """
 
-    run: tyro.conf.Positional[str]
+    run: tyro.conf.Positional[Folder]
     """A run folder that was evaluated."""
-    repo: str
+    repo: Annotated[str, metavar("USER/NAME")]
     """Repository on the Hub: USER/NAME, or NAME in your own namespace; made if need be."""
     public: bool = False
     """Let everybody see a repository that is made here; by default only its owners do."""
-    revision: str | None = None
+    revision: Name | None = None
     """Branch to commit to, made from main if need be; by default main."""
     create_pr: bool = False
     """Propose the commit as a pull request."""
@@ -45,6 +45,11 @@ class PublishOptions:
 def main(argv: Sequence[str]) -> None:
     """Publish, and say what changed."""
     options = parse(PublishOptions, argv, prog="timm-asap publish")
+    # torch and timm: not for the help
+    from timm_asap.hub.bundle import CARD
+    from timm_asap.hub.hub_edits import EditedOnHubError
+    from timm_asap.hub.publishing import publish
+
     try:
         done = publish(
             options.run,

@@ -1,18 +1,18 @@
-"""`train.py`: trains, writes the card, and says how to load the model or how to go on."""
+"""`timm-asap train`, and `train.py` of a checkout: trains, writes the card, and says how to load the model."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
+import timm_asap
+from timm_asap._start import importing
 from timm_asap.errors import UserError
-from timm_asap.evaluation.intervals import below_chance
-from timm_asap.hub import write_card
-from timm_asap.training import TrainConfig, describe, make_plan, parse, resume_command, train
-from timm_asap.training.run_folder import RunFolder
+from timm_asap.training.command_line import parse, program, resume_command
+from timm_asap.training.config import TrainConfig
 
 
-def run(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Train as the command line says.
 
     Args:
@@ -22,7 +22,15 @@ def run(argv: Sequence[str]) -> None:
         UserError: Where the user can put something right.
         KeyboardInterrupt: Where Ctrl-C came before the first step, or twice; its text says how to go on.
     """
-    config = parse(argv)
+    config = parse(argv, prog=program())
+    # torch and timm: not for the help
+    with importing(program()):
+        timm_asap.register()
+        from timm_asap.evaluation.intervals import below_chance
+        from timm_asap.hub import write_card
+        from timm_asap.training.loop import train
+        from timm_asap.training.plan import describe, make_plan
+
     if config.dry_run:
         print(describe(make_plan(config)))
         return
@@ -33,7 +41,7 @@ def run(argv: Sequence[str]) -> None:
     if not result.is_main_process:
         return
     if result.stopped:
-        print(f"stopped, and saved in epoch {result.epochs + 1}; go on with: {resume_command(result.run_folder)}")
+        print(f"stopped, and saved in epoch {result.epochs + 1}; to continue: {resume_command(result.run_folder)}")
         return
     print(
         f"accuracy {result.test_accuracy:.2f} % on {result.test_name} ({result.test_images:,} images) "
@@ -41,15 +49,17 @@ def run(argv: Sequence[str]) -> None:
     )
     print(result.load_line)
     if doubt := below_chance(result.test_accuracy, result.test_images, result.classes):
-        print(f"train.py: {doubt}", file=sys.stderr)
+        print(f"{program()}: {doubt}", file=sys.stderr)
 
 
 def _interrupted(config: TrainConfig) -> str:
+    from timm_asap.training.run_folder import RunFolder
+
     folder = RunFolder(config.run_folder)
     try:
         kept = folder.checkpoints.files()
     except (OSError, UserError):
         kept = []
     if kept:
-        return f"interrupted; {kept[0]} is kept. Go on with: {resume_command(folder.path)}"
+        return f"interrupted; {kept[0]} is kept. To continue: {resume_command(folder.path)}"
     return "interrupted before the first checkpoint: nothing was kept, start it again with the same flags"

@@ -1,16 +1,26 @@
 """The demo: a picture, what corrupts it, and what an alias-free network and its plain twin make of it."""
 
 import os
-from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
+
+from timm_asap._startup import lazy_names
+
+if TYPE_CHECKING:
+    from timm_asap.demo.answers import Answer, predict
+    from timm_asap.demo.app import build_app, launch
+    from timm_asap.demo.models import DemoModel, DemoPair, open_pair
+    from timm_asap.demo.space import write_space
 
 # Gradio reads it when it is imported, and would otherwise report starts and errors to its makers.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-__all__ = ["Answer", "DemoModel", "DemoPair", "build_app", "launch", "open_pair", "predict", "write_space"]
+__all__ = ["CLEAN", "Answer", "DemoModel", "DemoPair", "build_app", "launch", "open_pair", "predict", "write_space"]
+
+CLEAN = "none"
+"""The choice of a corruption that corrupts nothing."""
 
 # Gradio takes two seconds to import: only the app itself needs it.
-_LAZY = {
+_MODULES = {
     "Answer": "timm_asap.demo.answers",
     "DemoModel": "timm_asap.demo.models",
     "DemoPair": "timm_asap.demo.models",
@@ -21,8 +31,4 @@ _LAZY = {
     "write_space": "timm_asap.demo.space",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return globals().setdefault(name, getattr(import_module(_LAZY[name]), name))
+__getattr__ = lazy_names(__name__, _MODULES)

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from timm_asap.demo import CLEAN
 from timm_asap.demo.models import DemoModel, DemoPair
 from timm_asap.demo.pictures import enlarge, read_pixels
 from timm_asap.demo.spectra import compare_spectra
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SMALLEST_SIDE, approximation, corrupt
+from timm_asap.text import as_text
 
 __all__ = ["CLEAN", "SHOWN_CLASSES", "Answer", "corruption_names", "predict"]
-
-CLEAN = "none"
-"""The choice that corrupts nothing."""
 
 SHOWN_CLASSES = 5
 """Of how many classes the page shows the probability."""
@@ -87,5 +86,6 @@ def _likeliest(model: DemoModel, pixels: torch.Tensor) -> dict[str, float]:
 def _verdict(twin: dict[str, float], plain: dict[str, float]) -> str:
     ours, theirs = next(iter(twin)), next(iter(plain))
     if ours == theirs:
-        return f"Both answer **{ours}**."
+        return f"Both answer **{as_text(ours, 'markdown')}**."
+    ours, theirs = as_text(ours, "markdown"), as_text(theirs, "markdown")
     return f"They disagree: alias-free answers **{ours}**, plain strides **{theirs}**."

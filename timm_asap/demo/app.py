@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
 
 from timm_asap.demo.answers import CLEAN, SHOWN_CLASSES, corruption_names, predict
+from timm_asap.demo.hidden_paths import HiddenPaths
 from timm_asap.demo.models import DemoModel, DemoPair
 from timm_asap.errors import UserError
+from timm_asap.text import as_text
 
 __all__ = ["build_app", "launch"]
 
@@ -34,6 +39,8 @@ _OUTPUT = {"interactive": False, "format": "png", "buttons": ["download", "fulls
 # A picture of 32 pixels fills its frame, too.
 _CSS = "#picture img { width: 100%; height: 100%; object-fit: contain; }"
 _UPLOAD_LIMIT = "20mb"
+# What visitors see in the place of the folder that the server keeps pictures in.
+_SHOWN_FOLDER = "/demo-files"
 _KEEP_UPLOADS = 3600  # seconds
 
 
@@ -65,12 +72,12 @@ def build_app(
                     str(examples[0]) if examples else None,
                     label="Picture",
                     type="filepath",
-                    image_mode=None,  # as the file has it: `read_pixels` knows 16 bits and transparency
                     sources=["upload", "clipboard"],
                     height=300,
                     buttons=["fullscreen"],
                     elem_id="picture",
                 )
+                picture.preprocess = _path_of  # no subclass: Gradio would write a stub file beside this module
             with gr.Column(scale=2):
                 seen = gr.Image(label="What both networks see", height=300, **_OUTPUT)
                 chosen = gr.Dropdown(_choices(pair), value=corruption, label="Corruption", elem_id="corruption")
@@ -93,7 +100,7 @@ def build_app(
             try:
                 found = predict(pair, picture, corruption, int(severity))
             except UserError as error:
-                raise gr.Error(str(error)) from error
+                return [None, None, None, f"**No answer:** {as_text(error, 'markdown')}.", None, ""]
             if found is None:
                 return [None, None, None, "Choose a picture.", None, ""]
             return [found.seen, found.plain, found.twin, found.verdict, found.spectra, found.aliasing]
@@ -118,8 +125,10 @@ def launch(app: gr.Blocks, **settings: Any) -> gr.Blocks:
         app: Of `build_app`.
         **settings: Of Gradio's `Blocks.launch`, over those of the demo.
     """
+    hidden = Middleware(HiddenPaths, folder=str(Path(get_upload_folder()).absolute()), shown=_SHOWN_FOLDER)
     app.launch(
         **{
+            "app_kwargs": {"middleware": [hidden]},
             "css": _CSS,
             "footer_links": [],
             "max_file_size": _UPLOAD_LIMIT,
@@ -132,11 +141,20 @@ def launch(app: gr.Blocks, **settings: Any) -> gr.Blocks:
     return app
 
 
+def _path_of(payload: ImageData | None) -> str | None:
+    """A picture as the file that it came in: `read_pixels` decodes it, says what is wrong, and knows its bounds.
+
+    Gradio's own would hand any file to any decoder of Pillow, PostScript included, and show "Error" for one that is no
+    picture.
+    """
+    return None if payload is None else payload.path
+
+
 def _choices(pair: DemoPair) -> list[tuple[str, str]]:
     return [(name.replace("_", " "), name) for name in corruption_names(pair)]
 
 
 def _answer(model: DemoModel, heading: str, elem_id: str) -> gr.Label:
     with gr.Column(min_width=220):
-        gr.Markdown(f"### {heading}\n{model.title}")
+        gr.Markdown(f"### {heading}\n{as_text(model.title, 'markdown')}")
         return gr.Label(num_top_classes=SHOWN_CLASSES, show_label=False, elem_id=elem_id)

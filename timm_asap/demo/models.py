@@ -19,6 +19,7 @@ from timm_asap.evaluation.aliasing import SiteAliasing, measure_batch
 from timm_asap.evaluation.models import OpenedModel, open_model
 from timm_asap.evaluation.plan import resolve_table
 from timm_asap.healing.plain import plain_copy
+from timm_asap.text import plain_text
 from timm_asap.zoo.asap_twins import SUFFIX, plain_name
 
 __all__ = ["DemoModel", "DemoPair", "open_pair"]
@@ -158,6 +159,7 @@ def _class_names(opened: OpenedModel) -> tuple[str, ...]:
             names = [info.index_to_description(i).split(",")[0] for i in range(opened.num_classes)]
         else:
             names = [f"class {i}" for i in range(opened.num_classes)]
+    names = [plain_text(name) for name in names]  # a stranger's words
     counts = Counter(names)
     return tuple(f"{name} ({i})" if counts[name] > 1 else name for i, name in enumerate(names))
 

@@ -10,6 +10,7 @@ import torch
 from timm_asap.demo.models import DemoModel, DemoPair
 from timm_asap.evaluation.aliasing import SiteAliasing
 from timm_asap.evaluation.plots import draw_spectra
+from timm_asap.text import as_text
 
 __all__ = ["compare_spectra"]
 
@@ -43,11 +44,15 @@ def _record(name: str, sites: list[SiteAliasing]) -> dict[str, Any]:
 
 def _worst(model: DemoModel, name: str, sites: list[SiteAliasing]) -> str:
     if not sites:
-        return f"**{name}** ({model.title}): no downsampling site"
+        return f"**{name}** ({_title(model)}): no downsampling site"
     worst = max(sites, key=lambda site: site.folded)
     if worst.folded < _ROUNDING:
-        return f"**{name}** ({model.title}): **less than 0.0001 %** of what is sampled is aliasing, at every site"
+        return f"**{name}** ({_title(model)}): **less than 0.0001 %** of what is sampled is aliasing, at every site"
     left = f", which conversion leaves: {worst.reason}" if worst.status == "left" else ""
     where = f"`{worst.site}`{left}" if worst.site else "its only layer"
     percent = f"{100 * worst.folded:.1f} %" if worst.folded >= 1e-3 else f"{100 * worst.folded:.4f} %"
-    return f"**{name}** ({model.title}): up to **{percent}** of what is sampled is aliasing, at {where}"
+    return f"**{name}** ({_title(model)}): up to **{percent}** of what is sampled is aliasing, at {where}"
+
+
+def _title(model: DemoModel) -> str:
+    return as_text(model.title, "markdown")

@@ -7,23 +7,27 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
 from timm_asap.adversarial import NORMS, parse_eps
+from timm_asap.command_line import File, Folder, Name, metavar
 from timm_asap.data.options import DataSource
 from timm_asap.errors import UserError, check_seed, unknown_name
 from timm_asap.evaluation.attacks import ATTACKS
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
-from timm_asap.evaluation.shift import DEFAULT_PIXELS, ShiftKind
 
 __all__ = ["ACTIONS", "MEASURES", "SHIFTS", "EvaluateConfig"]
 
 MEASURES = ("clean", "corruptions", "attacks", "shift", "aliasing")
 """In the order in which they run."""
 
-SHIFTS = tuple(kind.value for kind in ShiftKind)
+SHIFTS = ("circular", "crop")
+"""Of `timm_asap.evaluation.shift.ShiftKind`, without torch."""
+
+DEFAULT_PIXELS = (0.5, 1.0, 2.0, 4.0)
+"""Distances that images are shifted by when none are named."""
 
 TABLES = ("auto", "imagenet", "cifar")
 
@@ -45,29 +49,37 @@ ACTIONS = frozenset(
 class EvaluateConfig(DataSource):
     """Measure how robust trained models are: clean, corrupted, attacked, shifted, aliased."""
 
-    models: tyro.conf.Positional[tuple[str, ...]]
+    sections: ClassVar = {
+        "dataset": "data",
+        "measures": "measurement",
+        "limit": "size",
+        "device": "runtime",
+        "reference": "",
+    }
+
+    models: tyro.conf.Positional[Annotated[tuple[str, ...], metavar("MODEL [MODEL ...]")]]
     """Run folders, pretrained models of timm such as resnet50.a1_in1k, their twins, or hf-hub:NAME."""
-    dataset: str = field(kw_only=True)
+    dataset: Name = field(kw_only=True)
     """The data set, as train.py names it, or imagenet-c, cifar10-c, imagenet-a, imagenet-r, imagenet-v2 or
     class-folders, read from --data-dir as they are."""
-    split: str = "test"
+    split: Annotated[str, metavar("|".join(SPLITS))] = "test"
     """test, or all: every image of a data set that no model was trained on."""
 
-    measures: tuple[str, ...] = MEASURES
-    """What to measure: clean, corruptions, attacks, shift, aliasing."""
-    corruptions: tuple[str, ...] = CORRUPTIONS
+    measures: Annotated[tuple[str, ...], metavar("MEASURE ...")] = MEASURES
+    """What to measure."""
+    corruptions: Annotated[tuple[str, ...], metavar("NAME ...")] = CORRUPTIONS
     """Names of corruptions, extra for the four beyond the usual fifteen, or all."""
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    severities: Annotated[tuple[int, ...], metavar("1..5 ...")] = (1, 2, 3, 4, 5)
     """Severities of the corruptions, 1 to 5."""
-    table: str = "auto"
+    table: Annotated[str, metavar("|".join(TABLES))] = "auto"
     """Parameters of the corruptions: imagenet (ImageNet-C), cifar (CIFAR-10-C), or auto: cifar up to 64 pixels."""
-    attacks: tuple[str, ...] = ("fgsm", "pgd")
+    attacks: Annotated[tuple[str, ...], metavar("ATTACK ...")] = ("fgsm", "pgd")
     """Attacks: fgsm, pgd, apgd-ce, square, autoattack; the last three need pip install 'timm_asap[attacks]'."""
-    eps: tuple[str, ...] = ()
+    eps: Annotated[tuple[str, ...], metavar("EPS ...")] = ()
     """Radii of the attacks on the [0, 1] pixel scale, as numbers or fractions; by default 0.5/255, 1/255, 2/255, 4/255
     and 8/255 in linf, and 0.0625 to 1 in l2."""
-    norm: str = "linf"
-    """Norm of the attacks: linf or l2."""
+    norm: Annotated[str, metavar("|".join(NORMS))] = "linf"
+    """Norm of the attacks."""
     steps: int | None = None
     """Gradient steps of PGD (by default 20) and APGD (by default 100)."""
     step_size: float | None = None
@@ -75,10 +87,10 @@ class EvaluateConfig(DataSource):
     restarts: int = 1
     """Random starts of PGD and APGD."""
     check_masking: bool = False
-    """Also run what tells masked gradients at the middle eps: Square, and PGD without a bound."""
-    shifts: tuple[str, ...] = SHIFTS
-    """How images are shifted: circular, crop."""
-    shift_pixels: tuple[float, ...] = DEFAULT_PIXELS
+    """Also run what reveals masked gradients at the middle eps: Square, and PGD without a bound."""
+    shifts: Annotated[tuple[str, ...], metavar("circular|crop ...")] = SHIFTS
+    """How images are shifted."""
+    shift_pixels: Annotated[tuple[float, ...], metavar("PIXELS ...")] = DEFAULT_PIXELS
     """How far, in pixels."""
 
     limit: int | None = None
@@ -91,17 +103,17 @@ class EvaluateConfig(DataSource):
     """Images that run at a time; each process takes whole batches."""
     seed: int = 0
     """Seeds which images are drawn, and every random number of corruptions, attacks and shifts."""
-    device: str | None = None
+    device: Name | None = None
     """Device to run on; by default cuda where there is one, else cpu."""
     channels_last: bool = False
     """Keep weights and feature maps in channels-last memory order: faster on most hardware, equal up to rounding."""
     num_workers: int = 0
     """Worker processes that decode large images, per process."""
-    reference: str | None = None
+    reference: File | None = None
     """evaluation.json of the model to give the mean corruption error (mCE) against."""
     plots: bool = True
     """Draw the plots."""
-    output: str | None = None
+    output: Folder | None = None
     """Folder of the evaluation; by default the run folder itself, else evaluations/MODEL. Several models get a
     folder each in it."""
     resume: bool = False

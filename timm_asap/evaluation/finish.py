@@ -15,6 +15,7 @@ from timm_asap.evaluation.record import (
     RECORD,
     Record,
     attack_versions,
+    clean_of_attacked,
     compose,
     describe_data,
     describe_model,
@@ -40,15 +41,18 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
     """
     order = {cell.id: place for place, cell in enumerate(job.cells)}
     results = sorted(measured.results, key=lambda result: order.get(result["id"], len(order)))
+    measures = {result["measure"] for result in results}
+    sample_ids = {name: positions for name, positions in job.positions.items() if name in measures}
     content = compose(
         model=describe_model(job.opened, job.input_size),
         data=describe_data(job.data, hub_id_of(job.data.dataset.name)),
         produced=_produced_by(job, processes),
         results=results,
-        summary=summarize(results, masking_warnings(results), reference, job.data.dataset.num_classes),
+        summary={
+            **summarize(results, masking_warnings(results), reference, job.data.dataset.num_classes),
+            "attacked_clean": clean_of_attacked(measured.right, sample_ids),
+        },
     )
-    measures = {result["measure"] for result in results}
-    sample_ids = {name: positions for name, positions in job.positions.items() if name in measures}
     path = job.folder / RECORD
     if job.earlier is None:
         # both are whole and on the disk before either replaces an older one

@@ -68,12 +68,14 @@ class Measured:
         results: Entries of the record.
         right: uint8 (N,) by the id of the entry; those without an answer per image have none.
         unfinished: The cell under way.
+        threads: Of the CPU, where they were chosen: an evaluation goes on with as many, to the same last digit.
     """
 
     finished: tuple[str, ...] = ()
     results: tuple[dict[str, Any], ...] = ()
     right: dict[str, torch.Tensor] = field(default_factory=dict)
     unfinished: Unfinished | None = None
+    threads: int | None = None
 
     def save(self, path: Path, configuration: Mapping[str, Any]) -> None:
         """Write all of it, in one go, with a checksum.
@@ -87,7 +89,7 @@ class Measured:
         """
         tensors = {f"right/{name}": values for name, values in self.right.items()}
         metadata = {"configuration": json.dumps(configuration)}
-        metadata |= {name: json.dumps(getattr(self, name)) for name in ("finished", "results")}
+        metadata |= {name: json.dumps(getattr(self, name)) for name in ("finished", "results", "threads")}
         if self.unfinished is not None:
             metadata |= {"unfinished": self.unfinished.id, "warnings": json.dumps(self.unfinished.warnings)}
             tensors |= {f"unfinished/{name}": getattr(self.unfinished, name) for name in ("right", "loss", "done")}
@@ -113,9 +115,10 @@ class Measured:
                 unfinished = Unfinished(metadata["unfinished"], *parts, tuple(json.loads(metadata["warnings"])))
             right = {k.removeprefix("right/"): v for k, v in tensors.items() if k.startswith("right/")}
             finished, results = (tuple(json.loads(metadata[name])) for name in ("finished", "results"))
+            threads = json.loads(metadata.get("threads", "null"))
         except (KeyError, json.JSONDecodeError) as error:
             raise UserError(f"{path} is no unfinished evaluation ({error} is missing or wrong); {_AGAIN}") from error
-        return cls(finished, results, right, unfinished)
+        return cls(finished, results, right, unfinished, threads)
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

@@ -14,6 +14,7 @@ from timm_asap.evaluation.config import EvaluateConfig, as_file_name
 from timm_asap.evaluation.corruptions import corrupt
 from timm_asap.evaluation.jobs import Job
 from timm_asap.evaluation.record import Record
+from timm_asap.text import plain_text
 
 if TYPE_CHECKING:
     from timm_asap.evaluation.plots import SheetCell
@@ -47,7 +48,10 @@ def draw_plots(job: Job, record: Record) -> list[Path]:
         columns = [f"severity {severity}" for severity in job.config.severities]
         position = int(job.positions["corruption"][0])
         label = job.data.dataset.label_names[int(job.data.split.labels[position])]
-        title = f"{record.name}: image {position}, {label}"
+        title = (
+            f"{plain_text(record.name)}: its answers to one image of class {plain_text(label, 40)} "
+            f"(number {position} of the {plain_text(job.data.split_name, 40)}); blue ✓ right, orange ✗ wrong"
+        )
         clean = _sheet_cell(job, CleanCell()) if job.data.corrupted is None else None
         sheet = draw_contact_sheet(list(rows.items()), columns, clean=clean, title=title)
         files.append(save_png(sheet, folder / "contact_sheet.png"))
@@ -80,4 +84,4 @@ def _sheet_cell(job: Job, cell: CleanCell | CorruptionCell) -> SheetCell:
     if isinstance(cell, CorruptionCell) and cell.split is None:
         pixels = corrupt(pixels, cell.corruption, cell.severity, cell.table, cell.seed, batch.positions)
     answer = int(job.classifier(pixels).argmax())
-    return SheetCell(pixels[0], job.data.dataset.label_names[answer], answer == int(batch.labels))
+    return SheetCell(pixels[0], plain_text(job.data.dataset.label_names[answer], 40), answer == int(batch.labels))

@@ -13,7 +13,7 @@ import torch
 
 from timm_asap._io import cut_path, disk_errors, read_json
 from timm_asap.errors import UserError
-from timm_asap.evaluation.intervals import WILSON, below_chance
+from timm_asap.evaluation.intervals import WILSON, below_chance, wilson_interval
 from timm_asap.evaluation.mce import (
     corruption_accuracy,
     corruption_cells,
@@ -147,6 +147,31 @@ def summarize(
         summary["mce_reference"] = f"{reference.name}, weights {reference.content['model']['weights_sha256'][:12]}"
         summary["corruption_errors"] = errors
     return summary
+
+
+def clean_of_attacked(
+    right: Mapping[str, torch.Tensor], sample_ids: Mapping[str, torch.Tensor]
+) -> dict[str, Any] | None:
+    """What the attacked images are before the attack: the point that a curve over eps starts from.
+
+    Args:
+        right: uint8 (N,) by the id of the result, 1 where an image was right.
+        sample_ids: Positions in the split, by measure.
+
+    Returns:
+        Accuracy in percent, its interval and the number of images; None where either was not measured.
+    """
+    if "clean" not in right or not {"clean", "attack"} <= set(sample_ids):
+        return None
+    attacked = torch.isin(sample_ids["clean"], sample_ids["attack"])
+    images, correct = int(attacked.sum()), int(right["clean"][attacked].sum())
+    if images == 0 or images < len(sample_ids["attack"]):
+        return None
+    return {
+        "accuracy": 100 * correct / images,
+        "interval": list(wilson_interval(correct, images)),
+        "images": images,
+    }
 
 
 def check_reference(reference: Record, data: Mapping[str, Any], table: str, seed: int | None, images: int) -> None:

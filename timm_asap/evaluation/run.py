@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from timm_asap import threads
 from timm_asap._lock import shared_folder_lock
 from timm_asap.errors import UserError
 from timm_asap.evaluation.aliasing import measure_batch, merge_aliasing
@@ -23,9 +24,9 @@ from timm_asap.evaluation.pictures import draw_joint_plots, draw_plots
 from timm_asap.evaluation.pixels import PixelBatches
 from timm_asap.evaluation.plan import settle_files
 from timm_asap.evaluation.processes import Processes
-from timm_asap.evaluation.progress import ProgressDisplay
 from timm_asap.evaluation.record import Record, read_record
 from timm_asap.evaluation.sources import load_data
+from timm_asap.screen import ProgressDisplay
 
 __all__ = ["evaluate"]
 
@@ -70,14 +71,17 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
 
 def _measure(config: EvaluateConfig, jobs: list[Job], processes: Processes, reference: Record | None) -> list[Record]:
     records: list[Record] = []
-    with ProgressDisplay(sum(job.passes for job in jobs), silent=not processes.is_main) as display:
+    with ProgressDisplay(
+        sum(job.passes for job in jobs), silent=not processes.is_main, name="timm-asap evaluate"
+    ) as display:
         for job in jobs:
-            measured = _Evaluation(job, processes, display).run()
-            if processes.is_main:
-                records.append(finish(job, measured, processes, reference))
-                if config.plots:
-                    display.begin(f"{job.shown_name}  plots")
-                    draw_plots(job, records[-1])
+            with threads.thread_count():  # of whoever calls, and not of this model
+                measured = _Evaluation(job, processes, display).run()
+                if processes.is_main:
+                    records.append(finish(job, measured, processes, reference))
+                    if config.plots:
+                        display.begin(f"{job.shown_name}  plots")
+                        draw_plots(job, records[-1])
             processes.wait()
     if config.plots and len(records) > 1:
         draw_joint_plots(config, records)
@@ -108,6 +112,7 @@ class _Evaluation:
                 memory_format = torch.channels_last if job.config.channels_last else torch.contiguous_format
                 job.classifier.to(job.device, memory_format=memory_format)
                 stack.callback(job.classifier.to, "cpu", memory_format=torch.contiguous_format)
+                self._settle_threads()
                 for cell in job.left:
                     self._measure(cell)
                 if job.aliasing and "aliasing" not in self.measured.finished:
@@ -116,6 +121,18 @@ class _Evaluation:
             self._save()
             raise
         return self.measured
+
+    def _settle_threads(self) -> None:
+        """As many threads as the network makes use of, where nobody has said how many."""
+        job = self.job
+        if job.device.type != "cpu" or self.processes.count > 1 or threads.set_by_user() or threads.cores() == 1:
+            return
+        if self.measured.threads is not None:
+            torch.set_num_threads(self.measured.threads)
+            return
+        chosen = threads.choose_threads(threads.forward_pass(job.classifier, job.input_size), job.config.batch_size)
+        self.display.say(str(chosen))
+        self.measured = replace(self.measured, threads=chosen.threads)
 
     def _measure(self, cell: Cell) -> None:
         """One cell: each round every process takes a batch, and all come to know the answers of all."""
@@ -141,10 +158,12 @@ class _Evaluation:
             if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
                 self._save()
         result = self._result(cell, state)
-        self.measured = Measured(
-            (*self.measured.finished, cell.id),
-            (*self.measured.results, result),
-            {**self.measured.right, cell.id: state.right},
+        self.measured = replace(
+            self.measured,
+            finished=(*self.measured.finished, cell.id),
+            results=(*self.measured.results, result),
+            right={**self.measured.right, cell.id: state.right},
+            unfinished=None,
         )
         self._save()
 

@@ -18,10 +18,7 @@ import torch
 from timm_asap.data.seeds import derive_seed
 from timm_asap.errors import UserError, unknown_name
 
-__all__ = ["DEFAULT_PIXELS", "ShiftKind", "ShiftSpec", "shift_consistency", "shift_images"]
-
-#: Distances that are measured when none are named.
-DEFAULT_PIXELS = (0.5, 1.0, 2.0, 4.0)
+__all__ = ["ShiftKind", "ShiftSpec", "shift_consistency", "shift_images"]
 
 # The eight neighbours of a pixel, as (down, right).
 _DIRECTIONS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))

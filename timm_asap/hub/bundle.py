@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from timm_asap._io import is_leftover, sha256
+from timm_asap._lock import LOCK_FILES
 from timm_asap.errors import UserError
 from timm_asap.hub.card import write_card
 from timm_asap.hub.card_check import check_card
@@ -19,7 +21,6 @@ from timm_asap.hub.cards.privacy import refuse_token_in_file
 from timm_asap.hub.hub_edits import stamp
 from timm_asap.hub.run_checks import check_run
 from timm_asap.training.command_line import cut_path
-from timm_asap.zoo.downloads import sha256
 
 __all__ = ["Bundle", "make_bundle"]
 
@@ -157,7 +158,7 @@ def _copy(run: Path, name: str, folder: Path) -> str | None:
 
 
 def _is_strange(name: str) -> bool:
-    return name not in _OWN and not name.endswith((".lock", ".aside"))
+    return name not in _OWN | LOCK_FILES and not is_leftover(name)
 
 
 def _recipe(config_yaml: Path) -> str:

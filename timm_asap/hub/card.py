@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import metadata as metadata_of
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +46,7 @@ def write_card(
     output: Path | str | None = None,
     overwrite: bool = False,
     kept: Mapping[str, str] | None = None,
+    figure: str | None = None,
 ) -> Path:
     """Write the card of a run: what the model is, how it was made, what it reached, how to use it.
 
@@ -61,6 +64,7 @@ def write_card(
         output: The card; by default README.md in the run folder.
         overwrite: Replace a card that was written by hand.
         kept: User-edited sections by name, instead of those of the card so far.
+        figure: Address of the picture that a reader sees first, relative to the card; by default that of the run.
 
     Returns:
         The path of the card.
@@ -82,7 +86,7 @@ def write_card(
         if path.resolve().parent != folder.resolve():
             records = replace(records, plots=())  # a card shows them by relative paths
         licence = choose_licence(records.origin, license, _licence_so_far(previous, records.origin))
-        text = _render(records, licence, sections, repo, shipped_as)
+        text = _render(records, licence, sections, repo, shipped_as, figure)
     except (KeyError, UndefinedError) as error:
         raise UserError(f"{folder}: its records lack what the card shows: {error}; make them anew") from error
     text = carry_stamp(previous.text, text)
@@ -154,7 +158,12 @@ def _as_json(record: Mapping[str, Any]) -> str:
 
 
 def _render(
-    records: RunRecords, licence: Licence, kept: Mapping[str, str], repo: str | None, shipped_as: str | None
+    records: RunRecords,
+    licence: Licence,
+    kept: Mapping[str, str],
+    repo: str | None,
+    shipped_as: str | None,
+    figure: str | None,
 ) -> str:
     run = records.shown_folder
     source = shipped_as or (f"hf-hub:{repo}" if repo else None)
@@ -185,11 +194,15 @@ def _render(
                 "shift": robustness.shift_table,
                 "aliasing": robustness.aliasing_table,
                 "comparison": robustness.comparison_table,
+                "headline": accuracy.headline_table,
+                "left_out": robustness.left_out_table,
             },
             clean_of_attacked=robustness.clean_accuracy_of_attacked(records),
             source=source or f"local-dir:{run}",
             place=repo or run,
             export_name=source or run,
+            figure=figure or records.figure,
+            installation=_installation(),
             framed=any(records.data.get("frame", ())),
             repo=repo,
             shipped_as=shipped_as,
@@ -197,6 +210,19 @@ def _render(
             others=[wrap(name, text) for name, text in kept.items() if name not in PLACES],
         )
     )
+
+
+def _installation() -> str:
+    """A command that installs this package from its source, as its metadata name it."""
+    try:
+        about = metadata_of("timm_asap")
+    except PackageNotFoundError:
+        return "pip install ."
+    for entry in about.get_all("Project-URL") or ():
+        label, _, address = entry.partition(", ")
+        if label.lower() in ("repository", "source", "source code"):
+            return f"pip install 'timm_asap @ git+{address}'"
+    return "pip install ."
 
 
 def _templates() -> Environment:

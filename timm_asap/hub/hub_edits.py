@@ -17,10 +17,10 @@ from pathlib import Path
 
 from huggingface_hub.utils.sha import git_hash
 
+from timm_asap._io import sha256
 from timm_asap.errors import UserError
 from timm_asap.hub.cards.kept import PLACES, read_kept
 from timm_asap.text import as_text
-from timm_asap.zoo.downloads import sha256
 
 __all__ = [
     "EditedOnHubError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from huggingface_hub import ModelInfo
 from huggingface_hub.hf_api import RepoFile
 
 import timm_asap
-from timm_asap._io import disk_errors, remove
+from timm_asap._io import disk_errors, remove, write_text
 from timm_asap._lock import locks_folder
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import CARD, Bundle, make_bundle
@@ -29,10 +30,11 @@ from timm_asap.hub.hub_edits import (
 )
 from timm_asap.hub.remote import Remote
 from timm_asap.hub.verification import verify
-from timm_asap.training.files import replace_text
 from timm_asap.zoo.hub_client import TRIES, check_repo, check_revision, timed_out
 
 __all__ = ["Published", "publish"]
+
+_ASIDE = "timm_asap_publish_"
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +124,7 @@ def publish(
         return _rehearse(run, repo, target, create_pr, overwrite_card, overwrite_files)
     remote = Remote(repo)
     remote.complete_name()
-    with tempfile.TemporaryDirectory(prefix="timm_asap_publish_") as folder:
+    with disk_errors(f"{run} cannot be published"), tempfile.TemporaryDirectory(prefix=_ASIDE) as folder:
         bundle = make_bundle(run, Path(folder), remote.repo)
         remote.sign_in()
         info = remote.prepare(private=private, revision=target, create_pr=create_pr)
@@ -136,7 +138,7 @@ def publish(
             title = message or f"Publish {run.resolve().name} with timm_asap {timm_asap.__version__}"
             target, commit = _send(remote, bundle, difference, title, target, commit, create_pr)
         verify(remote.api, remote.repo, target if target.startswith("refs/pr/") else commit, bundle)
-        replace_text(run / CARD, bundle.card)
+        write_text(run / CARD, bundle.card)
     return Published(
         repo=remote.repo,
         revision=target,
@@ -152,18 +154,23 @@ def publish(
 def _rehearse(
     run: Path, repo: str, revision: str, create_pr: bool, overwrite_card: bool, overwrite_files: bool
 ) -> Published:
-    with tempfile.TemporaryDirectory(prefix="timm_asap_publish_") as aside:
-        remote = Remote(repo)
-        remote.complete_name()
+    remote = Remote(repo)
+    remote.complete_name()
+    with disk_errors(f"{run}/publish cannot be written"), tempfile.TemporaryDirectory(prefix=_ASIDE) as aside:
         bundle = make_bundle(run, Path(aside), remote.repo)
         info = remote.find(revision)
         review = _Review(remote, bundle, info, overwrite_card, overwrite_files)
         folder = run / "publish"
         if folder.is_symlink():
             raise UserError(f"{folder} is a link: expected a folder, or nothing, where a dry run writes")
-        with disk_errors(f"{folder} cannot be written"):
-            remove(folder)
-            shutil.copytree(aside, folder)
+        complete = run / f".publish.{os.getpid()}.aside"
+        try:
+            with disk_errors(f"{folder} cannot be written"):
+                shutil.copytree(aside, complete)
+                remove(folder)
+                complete.rename(folder)
+        finally:
+            remove(complete)
     return Published(
         repo=remote.repo,
         revision=revision,

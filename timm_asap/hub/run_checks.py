@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 
+from timm_asap._io import read_json
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.models import weights_sha256
 from timm_asap.zoo import load
@@ -99,22 +99,3 @@ def _object(record: dict[str, Any], key: str) -> dict[str, Any]:
     """A part of a record; empty where it is none, so that what is looked for in it is missing."""
     part = record.get(key)
     return part if isinstance(part, dict) else {}
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A record; raises UserError where it is no JSON object, or holds NaN or infinity, which JSON has not."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise UserError(f"{path} holds {constant}: expected numbers that were measured")
-
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number too long, nested too deep
-        raise UserError(f"{path} cannot be read as JSON: {first_line(error)}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: expected a JSON object, got a {type(record).__name__}")
-    return record

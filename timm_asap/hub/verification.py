@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import HfApi
 
+from timm_asap._io import sha256
 from timm_asap.errors import UserError
 from timm_asap.hub.bundle import Bundle
 from timm_asap.hub.remote import SLOWEST_BYTES_PER_S
 from timm_asap.hub.run_checks import sample_logits
 from timm_asap.zoo import load
-from timm_asap.zoo.downloads import sha256
 from timm_asap.zoo.hub_client import ask
 
 __all__ = ["verify"]

@@ -6,16 +6,16 @@ import argparse
 import difflib
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from timm_asap._io import cut_path, disk_errors
-from timm_asap.command_line import given_fields, renamed_flags
-from timm_asap.command_line import parse as parse_options
+from timm_asap.command_line import flag, given_fields, read_flags, renamed_flags
 from timm_asap.errors import UserError
-from timm_asap.training.config import ACTIONS, Given, TrainConfig, flag
+from timm_asap.training.config import ACTIONS, Given, TrainConfig
 from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
 from timm_asap.training.settle import settle_flags, without_other_data
 
@@ -28,13 +28,14 @@ _MAY_CHANGE_ON_RESUME = frozenset(
 _NOT_A_RUN = _MAY_CHANGE_ON_RESUME | ACTIONS
 
 
-def parse(argv: Sequence[str]) -> TrainConfig:
+def parse(argv: Sequence[str], prog: str | None = None) -> TrainConfig:
     """Read a command line: flags come first, then the recipe, then the defaults of `TrainConfig`.
 
     With `--resume` the configuration that the run folder holds takes the place of the recipe.
 
     Args:
         argv: The words after the program's name.
+        prog: The program's name in its help; by default what was started.
 
     Raises:
         UserError: If a flag, a value or a recipe is wrong, flags do not fit each other, or there is no run to resume
@@ -53,12 +54,12 @@ def parse(argv: Sequence[str]) -> TrainConfig:
         started_as = folder / "config.yaml"
         if started_as.is_file():
             before = _from_recipe(started_as)
-            config = _parse_flags(argv, before)
+            config = _parse_flags(argv, before, prog)
             _refuse_changes(before, config, folder)
             return settle_flags(config.given_as(Given(flags, frozenset())))
         if "output" in flags and not own and first.recipe is None and flags <= _NOT_A_RUN:
             raise UserError(_no_run(folder))
-    config = _parse_flags(argv, defaults).given_as(Given(flags, own))
+    config = _parse_flags(argv, defaults, prog).given_as(Given(flags, own))
     return settle_flags(without_other_data(config, defaults))
 
 
@@ -75,21 +76,33 @@ def _no_run(folder: Path) -> str:
     )
 
 
-def command(config: TrainConfig, launcher: str = "python") -> str:
+def program() -> str:
+    """The program that was started: `train.py` in a checkout, or `timm-asap train`, which is the same."""
+    return "train.py" if Path(sys.argv[0]).name == "train.py" else "timm-asap train"
+
+
+def command(config: TrainConfig, launcher: str | None = None) -> str:
     """The shortest command line that gives this configuration.
 
     Paths from the root or the home folder are cut to their last part: a card is read by others.
 
     Args:
         config: The configuration of a run.
-        launcher: What runs the script.
+        launcher: What starts several processes, such as torchrun with its options; None for a single one.
     """
-    return f"{launcher} train.py {shlex.join(_to_flags(config))}".strip()
+    return f"{_started(launcher)} {shlex.join(_to_flags(config))}".strip()
 
 
 def resume_command(run_folder: Path) -> str:
-    """The command line that goes on with a stopped run, after whatever launched it."""
-    return f"python train.py --output {shlex.quote(str(run_folder))} --resume"
+    """The command line that continues a stopped run, after whatever launched it."""
+    return f"{_started(None)} --output {shlex.quote(str(run_folder))} --resume"
+
+
+def _started(launcher: str | None) -> str:
+    script = program() == "train.py"
+    if launcher is None:
+        return "python train.py" if script else program()
+    return f"{launcher} train.py" if script else f"{launcher} -m timm_asap train"
 
 
 def _to_flags(config: TrainConfig) -> list[str]:
@@ -126,13 +139,13 @@ def _recipe_for(first: argparse.Namespace) -> Path | None:
 def _from_recipe(path: Path) -> TrainConfig:
     values = read_recipe(path)
     try:
-        return _parse_flags(_spell(values), TrainConfig())
+        return read_flags(TrainConfig, _spell(values), program(), TrainConfig(), only=values)
     except UserError as error:
         raise UserError(f"recipe {path}: {error}") from error
 
 
-def _parse_flags(argv: list[str], defaults: TrainConfig) -> TrainConfig:
-    return parse_options(TrainConfig, argv, prog="train.py", default=defaults)
+def _parse_flags(argv: list[str], defaults: TrainConfig, prog: str | None = None) -> TrainConfig:
+    return read_flags(TrainConfig, argv, prog or program(), defaults)
 
 
 def _refuse_changes(before: TrainConfig, now: TrainConfig, folder: Path) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
+from timm_asap.command_line import Folder, metavar
 from timm_asap.errors import UserError
 from timm_asap.training.options.adversarial import AdversarialOptions
 from timm_asap.training.options.augmentation import AugmentationOptions
 from timm_asap.training.options.data import DataOptions
-from timm_asap.training.options.flags import flag
 from timm_asap.training.options.model import ModelOptions
 from timm_asap.training.options.optimization import OptimizationOptions
 from timm_asap.training.options.runtime import RuntimeOptions
@@ -53,10 +53,10 @@ class TrainConfig(
 ):
     """Train an image classifier of timm, alias-free or plain, and write one run folder."""
 
-    recipe: str | None = None
+    recipe: Annotated[str, metavar("NAME|FILE")] | None = None
     """A YAML file of these same fields, or the name of a recipe that ships; flags override it. By default the
     recipe named like the data set, where there is one."""
-    output: str | None = None
+    output: Folder | None = None
     """Folder of the run; by default runs/MODEL.DATASET."""
     resume: bool = False
     """Continue the run in the output folder where it was stopped; start it if there is none."""
@@ -142,4 +142,4 @@ def _as_file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in last_part)
 
 
-__all__ = ["ACTIONS", "RECIPE_KEYS", "Given", "TrainConfig", "flag"]
+__all__ = ["ACTIONS", "RECIPE_KEYS", "Given", "TrainConfig"]

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 import timm_asap
 from timm_asap._io import cut_path
+from timm_asap.data import TensorSplit
 from timm_asap.training.command_line import command
 from timm_asap.training.plan import Plan, count_images
 
@@ -35,6 +36,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
         "command": command(plan.config, _launcher(accelerator)),
         "versions": package_versions(),
         "hardware": hardware(accelerator.device),
+        "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
         "model": {"name": cut_path(plan.config.model), "parameters": plan.parameters, "input_size": plan.input_size},
@@ -43,6 +45,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "hub_id": hub_id,
             "source": data.source,
             "frame": data.frame,
+            "small": isinstance(data.test, TensorSplit),
             "classes": data.num_classes,
             "label_names": data.label_names,
             "train_images": count_images(data.train),
@@ -62,10 +65,10 @@ def hub_id_of(dataset: str) -> str | None:
     return name if name.count("/") == 1 and not Path(dataset).exists() else None
 
 
-def _launcher(accelerator: Accelerator) -> str:
-    """What started the processes, in words that start as many again."""
+def _launcher(accelerator: Accelerator) -> str | None:
+    """What started several processes, in words that start as many again."""
     if accelerator.num_processes == 1:
-        return "python"
+        return None
     if accelerator.device.type == "cpu":  # of which `accelerate launch` starts only one without MPI
         return f"torchrun --nproc-per-node {accelerator.num_processes}"
     return f"accelerate launch --num_processes {accelerator.num_processes}"
@@ -83,5 +86,9 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{platform.machine()} CPU, {torch.get_num_threads()} threads of {os.cpu_count()} cores"
+        return f"{platform.machine()} CPU, {_threads(torch.get_num_threads())} of {os.cpu_count()} cores"
     return device.type
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"

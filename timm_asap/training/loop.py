@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from timm_asap.threads import thread_count
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.epoch import Stopped, evaluate, start_sums, train_epoch, watch_robustness
 from timm_asap.training.finish import measure_exported_model
@@ -56,6 +57,11 @@ def train(config: TrainConfig, then: Callable[[Path], object] | None = None) -> 
         UserError: If the configuration cannot be run, before anything is written; or if the loss stops being a
             number or the disk is full, with the last checkpoint kept.
     """
+    with thread_count():  # of whoever calls, and not of this run
+        return _train(config, then)
+
+
+def _train(config: TrainConfig, then: Callable[[Path], object] | None) -> TrainResult:
     run = start_run(config)
     with run.held:
         stopped = False

@@ -6,11 +6,14 @@ import torch
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from torch import nn
 
-from timm_asap.data import ImageDataset
+from timm_asap.command_line import flag
+from timm_asap.data import ImageDataset, TensorSplit
 from timm_asap.data.labels import choose_classes, match_labels
 from timm_asap.errors import UserError, first_line
-from timm_asap.training.config import TrainConfig, flag
+from timm_asap.training.config import TrainConfig
 from timm_asap.zoo import check_model_name, create_model
+
+Channels = tuple[float, ...]
 
 
 def check_model_names(config: TrainConfig) -> None:
@@ -19,7 +22,7 @@ def check_model_names(config: TrainConfig) -> None:
     Raises:
         UserError: If there is one.
     """
-    check_model_name(config.model)
+    check_model_name(config.model, pretrained=config.pretrained)
     if config.teacher is not None:
         check_model_name(config.teacher, "teacher", pretrained=True)
     architecture = split_model_name_tag(config.model)[0]
@@ -31,27 +34,60 @@ def check_model_names(config: TrainConfig) -> None:
 
 
 def create_network(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
-    """The network to train, with as many classes and channels as the data have.
+    """The network to train, with as many classes and channels as the data have; `try_out` sees that it takes them.
 
     Args:
         config: Names it.
         dataset: What it is for.
 
     Raises:
-        UserError: If it cannot be built, or does not take the images.
+        UserError: If it cannot be built.
     """
     if taken := {"num_classes", "in_chans"} & set(config.model_kwargs):
         raise UserError(f"the data set decides: leave {' and '.join(sorted(taken))} out of --model-kwargs")
     kwargs = {**config.asap_kwargs, **config.drop_kwargs, **config.model_kwargs}
     known = None if ":" in config.model else get_pretrained_cfg(config.model)
-    if known is not None and known.fixed_input_size:
+    own_size = config.pretrained and config.image_size is None and takes_any_size(dataset)
+    if known is not None and known.fixed_input_size and not own_size:
         kwargs.setdefault("img_size", dataset.image_size[1])
     fitting = {"num_classes": dataset.num_classes, "in_chans": dataset.image_size[0]}
     model = create_model(config.model, pretrained=config.pretrained, **fitting, **kwargs)
-    _try_out(model, config.model, dataset, dataset.image_size[1:])
     if config.grad_checkpointing:
         _checkpoint_gradients(model, config.model)
     return model.train()
+
+
+def takes_any_size(dataset: ImageDataset) -> bool:
+    """Whether the images are resized for the network: large ones, and not small ones, which keep their size."""
+    return not isinstance(dataset.test, TensorSplit)
+
+
+def pixels_of_weights(model: nn.Module, channels: int) -> tuple[tuple[int, int, int], Channels, Channels]:
+    """What pretrained weights were trained on: size of an image, mean and standard deviation of a pixel.
+
+    Where the images have another number of channels, timm repeats the first convolution's weights over them, or adds
+    them up: each channel then has the mean of those that the weights know.
+
+    Args:
+        model: With its `pretrained_cfg`.
+        channels: Of the images.
+    """
+    own = model.pretrained_cfg
+    mean, std = (
+        tuple(own[key]) if len(own[key]) == channels else (sum(own[key]) / len(own[key]),) * channels
+        for key in ("mean", "std")
+    )
+    return (channels, *own["input_size"][1:]), mean, std
+
+
+def try_out(model: nn.Module, name: str, dataset: ImageDataset) -> None:
+    """One image of zeros through the network: some cannot take small images, and say so only there.
+
+    Raises:
+        UserError: If it does not take the images of the data set, or gives no scores of their classes.
+    """
+    _try_out(model, name, dataset, dataset.image_size[1:])
+    model.train()
 
 
 def create_teacher(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
@@ -81,7 +117,6 @@ def create_teacher(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
 
 
 def _try_out(model: nn.Module, name: str, dataset: ImageDataset, size: tuple[int, int]) -> None:
-    """One image of zeros through the network: some cannot take small images, and say so only there."""
     channels = dataset.image_size[0]
     try:
         with torch.no_grad():

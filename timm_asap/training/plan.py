@@ -11,7 +11,15 @@ from timm_asap import data
 from timm_asap.data.folder_tree import one_line
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.training.config import TrainConfig
-from timm_asap.training.network import check_model_names, create_network, create_teacher
+from timm_asap.training.network import (
+    Channels,
+    check_model_names,
+    create_network,
+    create_teacher,
+    pixels_of_weights,
+    takes_any_size,
+    try_out,
+)
 from timm_asap.training.recipe import to_yaml
 from timm_asap.training.settle import settle_data, settle_flags, settle_parts, settle_processes, settle_steps
 
@@ -81,15 +89,16 @@ def make_plan(config: TrainConfig, processes: int = 1) -> Plan:
         output=str(config.run_folder), crop_padding=augment.crop_padding, flip=augment.horizontal_flip
     )
     model = create_network(config, dataset)
+    mean, std = dataset.mean, dataset.std
+    if config.pretrained:
+        size, mean, std = pixels_of_weights(model, dataset.image_size[0])
+        config, dataset = _as_the_weights(config, dataset, size, mean, std)
+    try_out(model, config.model, dataset)
     train_size = _square(dataset.image_size, config.train_image_size)
     config = settle_parts(config, model, train_size, images, processes)
     if images is not None and not isinstance(dataset.train, data.StreamSplit):
         config = settle_steps(config, images // config.batch_size)
     own = model.pretrained_cfg
-    mean, std = dataset.mean, dataset.std
-    # pretrained weights expect the pixels that they were trained on, where the channels are the same
-    if config.pretrained and len(own["mean"]) == dataset.image_size[0]:
-        mean, std = tuple(own["mean"]), tuple(own["std"])
     return Plan(
         config=config,
         dataset=dataset,
@@ -103,6 +112,28 @@ def make_plan(config: TrainConfig, processes: int = 1) -> Plan:
         crop_pct=1.0 if is_small else config.crop_pct or own["crop_pct"],
         augment=augment,
     )
+
+
+def _as_the_weights(
+    config: TrainConfig, dataset: data.ImageDataset, size: tuple[int, int, int], mean: Channels, std: Channels
+) -> tuple[TrainConfig, data.ImageDataset]:
+    """Images as the pretrained weights know them, and a line where that is not what the data would have had."""
+    resized = takes_any_size(dataset) and config.image_size is None and size != dataset.image_size
+    normalised = (tuple(mean), tuple(std)) != (tuple(dataset.mean), tuple(dataset.std))
+    if resized:
+        dataset = replace(dataset, image_size=size)
+    if not resized and not normalised:
+        return config, dataset
+    _, height, width = dataset.image_size
+    numbers = f"mean {_numbers(mean)}, std {_numbers(std)}"
+    sized = f"images of {height} x {width} pixels, " if takes_any_size(dataset) else ""
+    how = " (--image-size)" if resized else ""
+    return config.changed(f"{sized}{numbers}: as the weights of {config.model} were trained{how}"), dataset
+
+
+def _numbers(values: Channels) -> str:
+    shown = [f"{value:.4g}" for value in values]
+    return shown[0] if len(set(shown)) == 1 else ", ".join(shown)
 
 
 def count_images(split: data.Split) -> int | None:

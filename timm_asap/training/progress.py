@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: one bar on a terminal, one plain line per epoch everywhere."""
+"""What a run shows: a bar on a terminal, elsewhere a line every so often, and a line per epoch everywhere."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from timm_asap.screen import duration, fit_segments, room
+
+SECONDS_BETWEEN_LINES = 30
+"""Of an epoch that goes on where there is no terminal for a bar."""
 
 
 class ProgressDisplay:
@@ -39,6 +44,8 @@ class ProgressDisplay:
             transient=True,
             disable=silent or not self.console.is_terminal,
         )
+        self.says_steps = not silent and not self.console.is_terminal
+        self.said_at = time.monotonic()
         self.task = self.bar.add_task(
             "train",
             total=epochs * steps_per_epoch,
@@ -81,22 +88,44 @@ class ProgressDisplay:
         self.bar.update(
             self.task,
             completed=epoch * self.steps_per_epoch + steps,
-            figures=f"loss {loss:.3f}  {self.measure} {accuracy:.1f} %  {images_per_s:,.0f} images/s",
+            figures=f"loss {loss:.3f}  {accuracy:.1f} %  {images_per_s:,.0f} img/s",
         )
+        if self.says_steps and time.monotonic() - self.said_at >= SECONDS_BETWEEN_LINES:
+            left = (self.steps_per_epoch - steps) * self.batch_size / images_per_s
+            self.say(
+                f"epoch {epoch + 1}/{self.epochs}  step {steps}/{self.steps_per_epoch}  loss {loss:.4f}  "
+                f"{self.measure} {accuracy:6.2f} %  {images_per_s:,.0f} images/s  about {duration(left)} left of the epoch"
+            )
 
     def show_epoch(self, record: dict[str, Any]) -> None:
         """Print the line of a finished epoch, a record of metrics.jsonl."""
         width = len(str(self.epochs))
         split = "val" if "val_loss" in record else "test"
-        under_attack = f"under attack {record['pgd_accuracy']:6.2f} %  " if "pgd_accuracy" in record else ""
-        self.say(
-            f"epoch {record['epoch']:{width}}/{self.epochs}  loss {record['train_loss']:.4f}  "
-            f"accuracy {record['train_accuracy']:6.2f} %  {split} loss {record[f'{split}_loss']:.4f}  "
-            f"{split} accuracy {record[f'{split}_accuracy']:6.2f} %  {under_attack}"
-            f"{record['images_per_s']:,.0f} images/s"
-        )
+        under_attack = [f"under attack {record['pgd_accuracy']:6.2f} %"] if "pgd_accuracy" in record else []
+        segments = [
+            f"epoch {record['epoch']:{width}}/{self.epochs}",
+            f"loss {record['train_loss']:.4f}",
+            f"accuracy {record['train_accuracy']:6.2f} %",
+            f"{split} loss {record[f'{split}_loss']:.4f}",
+            f"{split} accuracy {record[f'{split}_accuracy']:6.2f} %",
+            *under_attack,
+            f"{record['images_per_s']:,.0f} images/s",
+        ]
+        columns = room(self.console)
+        if columns is not None and len("  ".join(segments)) > columns:
+            # metrics.jsonl holds all of it
+            attacked = [f"attacked {record['pgd_accuracy']:6.2f} %"] if "pgd_accuracy" in record else []
+            segments = [
+                *segments[:2],
+                f"train {record['train_accuracy']:6.2f} %",
+                f"{split} {record[f'{split}_accuracy']:6.2f} %",
+                *attacked,
+                f"{record['images_per_s']:,.0f} img/s",
+            ]
+        self.say(fit_segments(segments, columns, indent=8 + 2 * width))
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""
+        self.said_at = time.monotonic()
         if not self.silent:
             self.console.print(text, markup=False)

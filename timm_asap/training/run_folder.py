@@ -205,6 +205,14 @@ class RunFolder:
         write_json(self.run_json, facts)
         write_text(self.config_yaml, config_yaml)
 
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds; nothing where there is none, or it is damaged."""
+        try:
+            facts = json.loads(self.run_json.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one dict per finished epoch; a last line without its end is left out.
 

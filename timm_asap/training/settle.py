@@ -8,14 +8,14 @@ from __future__ import annotations
 import copy
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from timm.models import split_model_name_tag
-from torch import nn
-
+from timm_asap.command_line import flag
 from timm_asap.errors import UserError
-from timm_asap.training.config import TrainConfig, flag
+from timm_asap.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Share of a run that warms up where the usual number of epochs does not fit into it: that of the recipe for the digits.
 _WARM_SHARE = 1 / 4
@@ -77,7 +77,7 @@ def _excluding(config: TrainConfig) -> list[tuple[bool, str, tuple[dict[str, Any
     attacked = config.adversarial is not None
     no_mixing = {"mixup": 0.0, "cutmix": 0.0}
     not_adversarial = {"adversarial": None, "eps": None}
-    plain = ":" not in config.model and not split_model_name_tag(config.model)[0].endswith("_asap")
+    plain = ":" not in config.model and not config.model.split(".")[0].endswith("_asap")  # without timm: help is quick
     return [
         (
             config.bce_threshold is not None and config.loss != "bce",
@@ -290,6 +290,8 @@ def settle_parts(
 
 def _takes_one(model: nn.Module, size: tuple[int, int, int]) -> bool:
     """Whether a network trains on a single image: where its maps shrink to a pixel, BatchNorm has one value."""
+    import torch
+
     copied = copy.deepcopy(model).train()  # the statistics of the run's own stay as they are
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -13,6 +13,7 @@ from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_
 from timm.utils import ModelEmaV3
 from torch import nn
 
+from timm_asap import threads
 from timm_asap._lock import refuse_if_locked, shared_folder_lock
 from timm_asap.adversarial import PixelModel
 from timm_asap.errors import UserError
@@ -58,9 +59,12 @@ def start_run(
     refuse_if_locked(folder.path)
     plan = plan_for(config, accelerator.num_processes)
     folder.check(resume=config.resume, overwrite=config.overwrite)
+    chosen = _settle_threads(plan, folder, accelerator)
     run = _prepare(plan, folder, accelerator)
     for note in plan.config.notes:
         run.display.say(f"adapted: {note}")
+    if chosen is not None:
+        run.display.say(chosen)
     with ExitStack() as stack:
         stack.enter_context(_owned(folder, accelerator, config))
         _continue_or_begin(run, records_of or _records)
@@ -70,6 +74,22 @@ def start_run(
 
 def _records(plan: Plan, accelerator: Accelerator) -> tuple[str, dict[str, Any]]:
     return to_yaml(plan.config), run_facts(plan, accelerator)
+
+
+def _settle_threads(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> str | None:
+    """As many threads as the network makes use of, where nobody has said how many; a line on it.
+
+    A run that is continued keeps its number: another one adds up in another order, and ends a few bits apart.
+    """
+    if accelerator.device.type != "cpu" or accelerator.num_processes > 1 or threads.set_by_user():
+        return None
+    before = folder.facts().get("threads") if plan.config.resume else None
+    if isinstance(before, int) and before > 0:
+        torch.set_num_threads(before)
+        return None
+    if threads.cores() == 1:
+        return None
+    return str(threads.choose_threads(threads.training_step(plan.model, plan.train_size), plan.config.batch_size))
 
 
 @contextmanager

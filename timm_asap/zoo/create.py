@@ -84,6 +84,10 @@ def check_model_name(name: str, kind: str = "model", *, pretrained: bool = False
     if tag and name not in tagged:
         raise UserError(unknown_name(f"tag of {architecture}", tag, [split_model_name_tag(t)[1] for t in tagged]))
     if pretrained and not get_pretrained_cfg(name).has_weights:
+        have = [known for known, cfg in tagged.items() if cfg.has_weights and known != name]
+        if have:
+            shown = ", ".join(have[:5]) + (f" and {len(have) - 5} more" if len(have) > 5 else "")
+            raise UserError(f"{name} has no pretrained weights; with weights: {shown}")
         raise UserError(f"{name} has no pretrained weights: train it first, and give the run folder")
 
 

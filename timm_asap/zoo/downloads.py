@@ -7,24 +7,19 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils.sha import git_hash, sha_fileobj
+from huggingface_hub.utils.sha import git_hash
 
+from timm_asap._io import sha256
 from timm_asap.errors import UserError
 from timm_asap.zoo.hub_client import WHILE_IT_COMES, ask, one_line, refuse_answer
 
-__all__ = ["CONFIG", "WEIGHTS", "digest_like", "fetch", "sha256"]
+__all__ = ["CONFIG", "WEIGHTS", "digest_like", "fetch"]
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 # In the folder of a cached repository, beside its blobs: deleted with them.
 _CHECKED = "timm_asap_checked"
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return sha_fileobj(file).hex()
 
 
 def digest_like(path: Path, stated: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.table import Table
+from timm_asap.screen import Column, ScreenTable
 
 __all__ = ["aliasing_table"]
 
 
-def aliasing_table(results: dict[str, list[dict[str, Any]]]) -> Table:
+def aliasing_table(results: dict[str, list[dict[str, Any]]]) -> ScreenTable:
     """Shares of energy above the new Nyquist frequency and folded back: a row per site, two columns per model.
 
     Args:
@@ -19,21 +19,26 @@ def aliasing_table(results: dict[str, list[dict[str, Any]]]) -> Table:
     models = {
         name: {row["site"]: row for row in rows if row["measure"] == "aliasing"} for name, rows in results.items()
     }
-    table = Table(
-        title="Share of energy above the new Nyquist frequency, and share that is folded back", title_justify="left"
+    table = ScreenTable(
+        [
+            Column("site"),
+            Column("layer", wraps=True, drop=0),
+            *(column for number, name in enumerate(models, 1) for column in _columns(name, number, len(models))),
+        ]
     )
-    table.add_column("site", overflow="fold")
-    table.add_column("layer", overflow="fold")
-    for name in models:
-        table.add_column(f"{name}\nabove", justify="right")
-        table.add_column("\nfolded", justify="right")
     layers = {site: row["layer"] for rows in models.values() for site, row in reversed(rows.items())}
     order = dict.fromkeys(site for rows in models.values() for site in rows)
     for site in order:
         cells = [_cell(rows.get(site), key) for rows in models.values() for key in ("above_nyquist", "folded")]
         left = any(site in rows and rows[site]["status"] == "left" for rows in models.values())
-        table.add_row(site or "(root)", layers[site] + (" (left)" if left else ""), *cells)
+        table.add(site or "(root)", layers[site] + (" (left)" if left else ""), *cells)
     return table
+
+
+def _columns(name: str, number: int, models: int) -> list[Column]:
+    if models == 1:
+        return [Column("above", right=True), Column("folded", right=True)]
+    return [Column(f"{name}: {what}", right=True, short=f"({number}) {what}") for what in ("above", "folded")]
 
 
 def _cell(row: dict[str, Any] | None, key: str) -> str:

@@ -6,6 +6,7 @@ from timm_asap.evaluation.plots.contact_sheet import SheetCell, draw_contact_she
 from timm_asap.evaluation.plots.corruptions import draw_corruptions
 from timm_asap.evaluation.plots.folder import save_plots
 from timm_asap.evaluation.plots.shift import draw_shift
+from timm_asap.evaluation.plots.summary import draw_summary
 from timm_asap.training.figures import save_png
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "draw_corruptions",
     "draw_shift",
     "draw_spectra",
+    "draw_summary",
     "save_plots",
     "save_png",
 ]

@@ -24,7 +24,7 @@ _Attack = tuple[str, str, "int | None", "int | None"]
 
 @styled
 def draw_attacks(records: Sequence[Record]) -> Figure:
-    """A panel per attack, a line per model; the clean accuracy is eps 0.
+    """A panel per attack, a line per model; eps 0 is the accuracy of the same images before the attack.
 
     An eps of the whole pixel scale is a check for gradient masking and no measurement: it is not drawn. Bands are the
     95 % intervals of the record.
@@ -44,7 +44,9 @@ def draw_attacks(records: Sequence[Record]) -> Figure:
         for number, (record, model) in enumerate(zip(records, model_names(records), strict=True)):
             curve = sorted((r for r in _drawn(record) if _attack(r) == attack), key=lambda result: result["eps"])
             eps |= {result["eps"] for result in curve}
-            _draw(axis, curve, clean_of(record), number, model)
+            images = {result["images"] for result in curve}
+            label = f"{model} ({', '.join(f'{n:,}' for n in sorted(images))} images)" if images else model
+            _draw(axis, curve, _start(record, images), number, label)
         _label(axis, attack, sorted(eps))
     for axis in axes[: len(attacks) : columns]:
         axis.set_ylabel("robust accuracy (percent)")
@@ -60,8 +62,13 @@ def _attack(result: Result) -> _Attack:
     return (result["attack"], result["norm"], result.get("steps"), result.get("restarts"))
 
 
+def _start(record: Record, attacked: set[int]) -> Result | None:
+    """Where a curve starts: the attacked images as they are, never others beside them."""
+    starts = (record.get("summary", {}).get("attacked_clean"), clean_of(record))
+    return next((start for start in starts if start is not None and attacked == {start["images"]}), None)
+
+
 def _draw(axis: Axes, curve: list[Result], clean: Result | None, number: int, label: str) -> None:
-    # The clean accuracy may be that of more images than were attacked: it opens the curve as an anchor.
     points = [{**clean, "eps": 0.0}, *curve] if clean and curve else curve
     eps = [_shown(result["eps"], curve[0]["norm"]) for result in points]
     axis.plot(eps, [result["accuracy"] for result in points], label=label, **series_style(number))

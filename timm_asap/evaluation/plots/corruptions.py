@@ -57,8 +57,9 @@ def _corrupted(record: Record) -> list[Result]:
 def _curve(record: Record, name: str) -> dict[int, Result]:
     """Result by severity, ascending."""
     curve = {result["severity"]: result for result in _corrupted(record) if result["corruption"] == name}
-    if curve and (clean := clean_of(record)):
-        curve[0] = clean
+    clean = clean_of(record)
+    if clean is not None and {clean["images"]} == {result["images"] for result in curve.values()}:
+        curve[0] = clean  # of the same images
     return {severity: curve[severity] for severity in sorted(curve)}
 
 

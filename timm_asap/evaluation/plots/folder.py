@@ -10,6 +10,7 @@ from timm_asap.evaluation.plots.attacks import draw_attacks
 from timm_asap.evaluation.plots.corruptions import draw_corruptions
 from timm_asap.evaluation.plots.records import Record, results_of
 from timm_asap.evaluation.plots.shift import draw_shift
+from timm_asap.evaluation.plots.summary import draw_summary
 from timm_asap.training.figures import save_png
 
 __all__ = ["save_plots"]
@@ -40,4 +41,7 @@ def save_plots(records: Sequence[Record], folder: Path | str) -> list[Path]:
         measured = [record for record in records if results_of(record, measure)]
         if measured:
             written.append(save_png(draw(measured), Path(folder) / name))
+    measured = [record for record in records if results_of(record, "clean")]
+    if measured and written:
+        written.append(save_png(draw_summary(measured), Path(folder) / "summary.png"))
     return written

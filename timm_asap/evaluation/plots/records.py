@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from timm_asap.text import plain_text
+
 __all__ = ["Record", "Result", "clean_of", "interval_band", "model_names", "results_of"]
 
 #: An evaluation.json.
@@ -17,7 +19,7 @@ Result = dict[str, Any]
 
 def model_names(records: Sequence[Record]) -> list[str]:
     """The models' names without prefix and folder, numbered where two are the same."""
-    names = [Path(record["model"]["name"].rpartition(":")[2]).name for record in records]
+    names = [plain_text(Path(record["model"]["name"].rpartition(":")[2]).name, 80) for record in records]
     counts, seen = Counter(names), Counter()
     unique = []
     for name in names:

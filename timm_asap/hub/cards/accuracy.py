@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from timm_asap.evaluation.intervals import bootstrap_means, percentile_interval, wilson_interval
+from timm_asap.evaluation.table import measurement_name
 from timm_asap.hub.cards.markdown import interval_text, percent, table
 from timm_asap.hub.cards.records import RunRecords
 
-__all__ = ["clean_table", "corruption_means", "corruption_table", "measured_on", "of_measure"]
+__all__ = ["clean_table", "corruption_means", "corruption_table", "headline_table", "measured_on", "of_measure"]
 
 _HEALING = {"plain": "plain network", "before": "before healing", "healed": "these weights"}
 
@@ -45,6 +46,63 @@ def clean_table(records: RunRecords) -> str:
     columns = ("Data", "Split", "Measured", "Images", "Accuracy (%)", "95 % interval", "Cross-entropy")
     cells = [(*row[:2], row[6], f"{row[2]:,}", percent(row[3]), interval_text(row[4]), row[5]) for row in rows]
     return table(columns, cells, text_columns=3)
+
+
+def headline_table(records: RunRecords) -> str:
+    """What a reader wants to know first: clean, corrupted, attacked and shifted, a row each.
+
+    Of the attacks the one that found least, at the middle of its eps above 0.
+    """
+    rows = []
+    for name, value, interval, images, key in _headline(records):
+        row = [name, f"{images:,}", f"**{value:.2f}**", interval_text(interval) if interval else ""]
+        if records.comparison is not None:
+            found = next((r for r in records.comparison["rows"] if r["id"] == key), None)
+            row.append("" if found is None else f"{found['difference']:+.2f}")
+        rows.append(row)
+    columns = ["", "Images", "Percent", "95 % interval"]
+    if records.comparison is not None:
+        columns.append(f"Against {records.comparison['baseline']}")
+    return table(columns, rows)
+
+
+def _headline(records: RunRecords) -> Iterator[tuple[str, float, tuple[float, float] | None, int, str]]:
+    clean = of_measure(records, "clean")
+    where = f"accuracy on {records.data_name}, {records.data['test_name']}"
+    if clean:
+        data = records.evaluation.content["data"]
+        where = f"accuracy on {measured_on(records)}, {data['split']}"
+        yield where, clean[0]["accuracy"], clean[0]["interval"], clean[0]["images"], "clean"
+    elif records.result is not None:
+        accuracy, images = records.result["test_accuracy"], records.result["test_images"]
+        yield where, accuracy, _wilson(accuracy, images), images, "clean"
+    elif records.healing is not None:
+        accuracy, images = records.healing["accuracy"]["healed"], records.healing["test_images"]
+        yield where, accuracy, _wilson(accuracy, images), images, "clean"
+    if records.adaptation is not None:
+        after = records.adaptation["after"]
+        where = "same top class as the plain network, held-out images"
+        yield where, after["agreement"], tuple(after["agreement_interval"]), after["images"], "fidelity"
+    corrupted = of_measure(records, "corruption")
+    means = corruption_means(records)
+    if "all" in means:
+        mean, interval = means["all"]
+        kinds = len({result["corruption"] for result in corrupted})
+        yield f"under {kinds} corruptions, mean", mean, interval, corrupted[0]["images"], "corruption"
+    curves: dict[tuple[str, str], list[Result]] = {}
+    for result in of_measure(records, "attack"):
+        if result["eps"] < 1 or result["norm"] != "linf":
+            curves.setdefault((result["attack"], result["norm"]), []).append(result)
+    if curves:
+        curve = min(curves.values(), key=lambda c: sum(r["accuracy"] for r in c) / len(c))
+        middle = sorted(curve, key=lambda result: result["eps"])[len(curve) // 2]
+        name = measurement_name(middle["id"])
+        yield f"under attack ({name})", middle["accuracy"], middle["interval"], middle["images"], middle["id"]
+    shifts = [result for result in of_measure(records, "shift") if result["pixels"] == 1]
+    if shifts:
+        first = shifts[0]
+        name = f"same class after a {first['kind']} shift by 1 px"
+        yield name, first["consistency"], first["interval"], first["images"], first["id"]
 
 
 def corruption_table(records: RunRecords) -> str:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from timm_asap._io import read_json, sha256
 from timm_asap.errors import UserError
 from timm_asap.evaluation.comparison import METHOD, compare
 from timm_asap.evaluation.intervals import RESAMPLES
 from timm_asap.evaluation.record import Record, read_record
 from timm_asap.hub.cards.privacy import cut_paths
-from timm_asap.hub.run_checks import read_json
-from timm_asap.zoo.downloads import sha256
 
 __all__ = ["COMPARISON", "check_comparison", "make_comparison", "shown_rows"]
 

@@ -5,17 +5,31 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from timm_asap.errors import UserError
+from timm_asap.errors import UserError, unknown_name
 from timm_asap.hub.cards.origin import UNKNOWN_LICENCE, Origin
 
-__all__ = ["FROM_SCRATCH", "Licence", "choose_licence", "states_licence"]
+__all__ = ["FROM_SCRATCH", "HUB_LICENCES", "Licence", "choose_licence", "states_licence"]
 
 FROM_SCRATCH = "mit"
 """Of weights that were trained from random ones, where nobody says otherwise: the licence of timm_asap."""
 
 # "licence mit", as of a data set on the Hub; "MIT licence"; "CC BY 4.0".
 _LICENCE_OF_DATA = re.compile(r"licence (?!not stated)|\w licence\b|\bCC\b")
-_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+_LISTED = """
+afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0
+eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research
+intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit
+mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown
+unlicense wtfpl zlib
+"""
+
+HUB_LICENCES = frozenset(_LISTED.split())
+"""Identifiers that the Hub takes; source: https://huggingface.co/docs/hub/repositories-licenses."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +58,12 @@ def choose_licence(origin: Origin | None, asked: str | None, before: str | None)
         before: What the card stated so far; it stays unless the user or the origin says otherwise.
 
     Raises:
-        UserError: If the choice is no identifier, or contradicts the stated licence of the origin.
+        UserError: If the choice is no identifier of the Hub, or contradicts the stated licence of the origin.
     """
-    if asked is not None and not _IDENTIFIER.fullmatch(asked):
+    if asked is not None and asked not in HUB_LICENCES:
         raise UserError(
-            f"--license {asked!r}: expected an identifier of https://huggingface.co/docs/hub/repositories-licenses, "
-            "in small letters, such as mit or apache-2.0"
+            f"--license: {unknown_name('license', asked, HUB_LICENCES)}; all are listed at "
+            "https://huggingface.co/docs/hub/repositories-licenses"
         )
     if origin is None:
         return Licence(asked or before or FROM_SCRATCH, None, None, "They were trained from random weights.")

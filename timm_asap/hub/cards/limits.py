@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 
 from timm_asap.evaluation.corruptions import CORRUPTIONS
+from timm_asap.evaluation.table import measurement_name
 from timm_asap.hub.cards.accuracy import of_measure
 from timm_asap.hub.cards.records import RunRecords
 
@@ -23,14 +24,15 @@ def _evaluate_line(records: RunRecords, repo: str | None) -> str:
     """The command that measures robustness on the data of the run."""
     words = ["timm-asap", "evaluate", f"hf-hub:{repo}" if repo else records.shown_folder, "--dataset"]
     if records.adaptation is not None:
-        words.append("NAME")
+        source = {"dataset": "NAME"}
     elif records.config is None:
-        words.append(records.healing["dataset"])
+        source = records.healing
     else:
-        words.append(records.config["dataset"])
-        for name in ("data_dir", "image_key", "label_key", "train_split", "test_split"):
-            if records.config.get(name):
-                words += [f"--{name.replace('_', '-')}", str(records.config[name])]
+        source = records.config
+    words.append(source["dataset"])
+    for name in ("data_dir", "image_key", "label_key", "train_split", "test_split"):
+        if source.get(name):
+            words += [f"--{name.replace('_', '-')}", str(source[name])]
     return shlex.join([*words, "--overwrite"] if records.evaluation_is_stale and repo is None else words)
 
 
@@ -53,7 +55,10 @@ def limits(records: RunRecords, repo: str | None = None) -> list[str]:
             "(channels, height, width)."
         ]
     if records.config is not None:
-        found.append(f"One run with seed {records.config['seed']}: what another seed reaches is not measured.")
+        found.append(
+            f"The weights of one run, with seed {records.config['seed']}: runs of other seeds end higher or lower, and "
+            "this card does not show them."
+        )
         if records.config.get("adversarial") is None:
             found.append("It was not trained on adversarial images.")
     return [*found, *_of_the_evaluation(records, repo), *_of_the_comparison(records, repo)]
@@ -85,7 +90,7 @@ def _of_the_evaluation(records: RunRecords, repo: str | None) -> list[str]:
         names = ", ".join(dict.fromkeys(result["attack"] for result in attacks))
         found.append(f"Attacked by {names} alone: a stronger attack, such as AutoAttack, can only find less accuracy.")
     warnings = records.evaluation.content["summary"]["gradient_masking"]
-    own = (f"{result['id']}: {text}" for result in attacks for text in result["warnings"])
+    own = (f"{measurement_name(result['id'])}: {text}" for result in attacks for text in result["warnings"])
     found += [f"Doubt about the attacks (*): {text}" for text in dict.fromkeys((*warnings, *own))]
     return found
 
@@ -96,5 +101,8 @@ def _of_the_comparison(records: RunRecords, repo: str | None) -> list[str]:
             return []
         line = f"; `timm-asap card {shlex.quote(records.shown_folder)} --against RECORD` adds its evaluation"
         return [f"Not compared with the plain network trained alike{'' if repo else line}."]
-    left_out = records.comparison["left_out"]
-    return [f"Not compared: {name} ({why})." for name, why in left_out.items()]
+    count = len(records.comparison["left_out"])
+    if not count:
+        return []
+    which = "measurement is" if count == 1 else "measurements are"
+    return [f"{count} {which} not compared; the end of this card says why."]

@@ -17,6 +17,11 @@ __all__ = ["adaptation_lines", "healing_lines", "training_lines"]
 _CONCERNS = (OptimizationOptions, AugmentationOptions, AdversarialOptions, ModelOptions)
 # Said in sentences of their own, or in the table of the model.
 _SAID = frozenset({"epochs", "batch_size", "opt", "lr", "sched", "weight_decay", "model", "pretrained"})
+# What the other kind of images makes no use of.
+_OF_SMALL_IMAGES = frozenset({"crop_padding"})
+_OF_LARGE_IMAGES = frozenset(
+    {"crop_scale", "color_jitter", "auto_augment", "image_size", "train_image_size", "crop_pct"}
+)
 
 
 def training_lines(records: RunRecords) -> list[str]:
@@ -31,7 +36,7 @@ def training_lines(records: RunRecords) -> list[str]:
         f"{config['lr']:g}, schedule {config['sched']}, weight decay {config['weight_decay']:g}; "
         f"{'fp32' if facts['precision'] == 'no' else facts['precision']}; seed {config['seed']}.",
     ]
-    if changed := _changed_settings(config):
+    if changed := _changed_settings(config, records.has_small_images):
         lines.append(f"Further settings: {', '.join(f'`{name}` {value}' for name, value in changed.items())}.")
     if records.origin is None:
         lines.append("Started from random weights.")
@@ -136,13 +141,14 @@ def _duration(records: RunRecords) -> str:
     return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
-def _changed_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What differs from the defaults of train.py, whatever options it has."""
+def _changed_settings(config: Mapping[str, Any], small: bool) -> dict[str, Any]:
+    """What differs from the defaults of train.py and had a part in the run, whatever options it has."""
     known = {field.name: _default(field) for concern in _CONCERNS for field in fields(concern)}
+    other_size = _OF_LARGE_IMAGES if small else _OF_SMALL_IMAGES
     return {
         name: value
         for name, value in config.items()
-        if name in known and name not in _SAID and not name.startswith("asap_") and value != known[name]
+        if name in known and name not in _SAID | other_size and not name.startswith("asap_") and value != known[name]
     }
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from timm.models import is_model_in_modules
 
+from timm_asap._io import read_json
+from timm_asap.data.splits import SMALL_SIDE_PX
 from timm_asap.data.tables import BUILDERS
 from timm_asap.errors import UserError
 from timm_asap.evaluation.models import OpenedModel, open_model
@@ -18,12 +20,11 @@ from timm_asap.evaluation.record import RECORD, Record, read_record
 from timm_asap.hub.cards.comparison import COMPARISON, check_comparison
 from timm_asap.hub.cards.origin import Origin, find_origin
 from timm_asap.hub.cards.privacy import cut_paths
-from timm_asap.hub.run_checks import read_json
 from timm_asap.training.facts import hub_id_of
 from timm_asap.training.run_folder import ADAPTATION, RunFolder
 from timm_asap.zoo import is_twin, plain_name
 
-__all__ = ["RunRecords", "read_records"]
+__all__ = ["RunRecords", "is_run", "read_records"]
 
 _TRAINED = ("config.yaml", "run.json", "metrics.jsonl", "result.json", "config.json", "model.safetensors")
 _ADAPTED = ("config.yaml", "run.json", "metrics.jsonl", ADAPTATION, "config.json", "model.safetensors")
@@ -97,6 +98,18 @@ class RunRecords:
         """The run folder in commands for others: without the folders above it that only its owner has."""
         outside = self.folder.is_absolute() or ".." in self.folder.parts or not self.folder.name
         return self.folder.resolve().name if outside else self.folder.as_posix()
+
+    @property
+    def has_small_images(self) -> bool:
+        """Whether the images are small and keep their size; older records say so by what the network takes alone."""
+        small = self.data.get("small")
+        return max(self.model.input_size[1:]) <= SMALL_SIDE_PX if small is None else bool(small)
+
+    @property
+    def figure(self) -> str | None:
+        """The plot that a reader sees first: what was measured, or else how training went."""
+        names = ("summary.png", "learning_curves.png")
+        return next((f"plots/{name}" for name in names if name in self.plots), None)
 
     @property
     def is_twin(self) -> bool:
@@ -174,6 +187,11 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
     )
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a finished run, which has a card."""
+    return any(all((folder / name).is_file() for name in names) for names in (_TRAINED, _ADAPTED, _HEALED))
+
+
 def _check_files(folder: Path) -> str:
     """See that a run is complete; whether it was "trained", "healed" or "adapted"."""
     if not folder.is_dir():
@@ -232,6 +250,7 @@ def _healed_with(healing: Mapping[str, Any], model: OpenedModel) -> dict[str, An
         "hub_id": hub_id,
         "source": healing["source"],
         "frame": healing.get("frame", ()),
+        "small": healing.get("small"),
         "classes": model.num_classes,
         "test_images": healing["test_images"],
         "test_name": healing["test_name"],

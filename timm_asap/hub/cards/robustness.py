@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from timm_asap.evaluation.table import measurement_name
 from timm_asap.hub.cards.accuracy import of_measure
 from timm_asap.hub.cards.comparison import shown_rows
 from timm_asap.hub.cards.markdown import eps_text, interval_text, percent, table
@@ -18,6 +19,7 @@ __all__ = [
     "attack_table",
     "clean_accuracy_of_attacked",
     "comparison_table",
+    "left_out_table",
     "shift_table",
 ]
 
@@ -83,6 +85,12 @@ def aliasing_table(records: RunRecords) -> str:
         for result in of_measure(records, "aliasing")
     ]
     return table(("Site", "Layer", "Stride", "Above Nyquist", "Folded back"), rows, text_columns=2)
+
+
+def left_out_table(records: RunRecords) -> str:
+    """The measurements that only one of two models has, or that were not made alike, with their ids in the records."""
+    rows = [(measurement_name(name), f"`{name}`", why) for name, why in records.comparison["left_out"].items()]
+    return table(("Measurement", "In evaluation.json", "Why it is not compared"), rows, text_columns=3)
 
 
 def comparison_table(records: RunRecords) -> str:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from timm_asap.adversarial import AdversarialConfig, parse_eps
+from timm_asap.command_line import flag, metavar
 from timm_asap.errors import UserError
-from timm_asap.training.options.flags import check_range, flag
+from timm_asap.training.options.flags import check_range
 
 
 @dataclass(frozen=True)
 class AdversarialOptions:
-    """Fields of `TrainConfig` about adversarial training."""
+    """Training on images that an attack has changed."""
 
-    adversarial: str | None = None
-    """Train on adversarial images: fgsm, pgd, trades or free."""
-    eps: str | None = None
+    adversarial: Annotated[str | None, metavar("fgsm|pgd|trades|free")] = None
+    """Train on adversarial images, by this method."""
+    eps: Annotated[str, metavar("EPS")] | None = None
     """Largest change of a pixel on the [0, 1] scale, as a number or a fraction: 8/255."""
     attack_steps: int | None = None
     """Steps of pgd and trades; by default 10."""
-    attack_step_size: str | None = None
+    attack_step_size: Annotated[str, metavar("EPS")] | None = None
     """Size of a step on the [0, 1] scale, as --eps; by default the method's own."""
-    attack_mode: str | None = None
+    attack_mode: Annotated[str, metavar("eval|train")] | None = None
     """Whether adversarial images are made with the network in eval or train mode; by default the method's own."""
     trades_beta: float | None = None
     """Weight of the robust term of trades; by default 6."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from timm_asap.command_line import metavar
 from timm_asap.training.options.flags import Switch, check_range
 
 
 @dataclass(frozen=True)
 class AugmentationOptions:
-    """Fields of `TrainConfig` about augmentation."""
+    """How training images are changed at random."""
 
     crop_padding: int | None = None
     """Pixels of padding before the random crop of small images; by default what suits the data set."""
@@ -19,7 +21,7 @@ class AugmentationOptions:
     """Least share of the area of a large image that its random crop keeps; 0.08 by default."""
     color_jitter: float | None = None
     """Brightness, contrast and saturation of large images change by up to this share; 0.4 by default."""
-    auto_augment: str | None = None
+    auto_augment: Annotated[str, metavar("POLICY")] | None = None
     """Policy for large images, as timm spells it: rand-m9-mstd0.5-inc1 (RandAugment), original, augmix-m5-w4-d2, or 3a
     (the three of DeiT III)."""
     random_erasing: float = 0.0

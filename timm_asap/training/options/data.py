@@ -11,7 +11,7 @@ from timm_asap.training.options.flags import check_range
 
 @dataclass(frozen=True)
 class DataOptions(DataSource):
-    """Fields of `TrainConfig` about the data set."""
+    """The images, and which of them are held out."""
 
     val_share: float = 0.0
     """Share of the training images held out, each class in proportion, to choose the best epoch by: model.safetensors

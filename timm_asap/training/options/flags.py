@@ -6,13 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from timm_asap.command_line import spelled_as_json
+from timm_asap.command_line import flag, spelled_as_json
 from timm_asap.errors import UserError
-
-
-def flag(name: str) -> str:
-    """The command-line spelling of a field: `data_dir` is `--data-dir`."""
-    return "--" + name.replace("_", "-")
 
 
 def require(holds: bool, name: str, expected: str, value: object) -> None:

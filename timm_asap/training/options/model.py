@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
+from timm_asap.command_line import Model, metavar
 from timm_asap.errors import UserError
 from timm_asap.training.options.flags import JsonObject, Stem, check_range
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Fields of `TrainConfig` about the network."""
+    """The network, and what it learns from."""
 
-    model: str = "resnet20_lowres_asap"
+    model: Model = "resnet20_lowres_asap"
     """Any model name of timm, such as resnet50_asap or convnext_tiny, or hf-hub:NAME, or local-dir:FOLDER."""
     pretrained: bool = False
-    """Start from the model's pretrained weights, with the mean and std that they were trained with."""
-    asap_window: str | None = None
-    """Window of an *_asap model: asap, hamming or flc."""
-    asap_boundary: str | None = None
-    """Boundary of an *_asap model: circular, reflect or zero."""
-    asap_layout: str | None = None
-    """Layout of an *_asap model: preserve or paper."""
+    """Start from the model's pretrained weights, with the image size, mean and std that they were trained with."""
+    asap_window: Annotated[str | None, metavar("asap|hamming|flc")] = None
+    """Window of an *_asap model; by default asap."""
+    asap_boundary: Annotated[str | None, metavar("circular|reflect|zero")] = None
+    """Boundary of an *_asap model; by default circular."""
+    asap_layout: Annotated[str | None, metavar("preserve|paper")] = None
+    """Layout of an *_asap model; by default preserve."""
     asap_stem: Stem = None
-    """Whether an *_asap model converts its stem: auto (strides 2 and 3), true or false."""
+    """Whether an *_asap model converts its stem; by default auto: where its stride is 2 or 3."""
     drop_rate: float | None = None
     """Dropout probability before the classifier; by default the model's own."""
     drop_path_rate: float | None = None
@@ -33,7 +34,7 @@ class ModelOptions:
     """Further keywords of timm.create_model, as JSON: '{"global_pool": "max"}'."""
     image_size: int | None = None
     """Side in pixels of large images in testing and, unless --train-image-size says otherwise, in training; by default
-    the 224 of most networks."""
+    that of the pretrained weights, or 224."""
     train_image_size: int | None = None
     """Side in pixels of large images in training."""
     crop_pct: float | None = None
@@ -41,9 +42,9 @@ class ModelOptions:
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
-    teacher: str | None = None
-    """Learn from this network's answers, too: a model name of timm with its pretrained weights, or hf-hub:NAME, or
-    local-dir:FOLDER. The plain original is the teacher that a network with swapped strides wants."""
+    teacher: Model | None = None
+    """Learn from this network's outputs, too (distillation): a model name of timm with its pretrained weights, or
+    hf-hub:NAME, or local-dir:FOLDER. The plain original is the teacher that a network with swapped strides wants."""
     teacher_weight: float = 0.5
     """Share of the loss that the teacher's answers make up, from 0 to 1; the labels make up the rest."""
     teacher_temperature: float = 4.0

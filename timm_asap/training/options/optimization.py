@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from timm_asap.command_line import Name, metavar
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.training.options.flags import JsonObject, check_range
 
@@ -14,7 +16,7 @@ LOSSES = ("ce", "bce")
 
 @dataclass(frozen=True)
 class OptimizationOptions:
-    """Fields of `TrainConfig` about optimization."""
+    """How the weights are optimized."""
 
     epochs: int = 30
     """Passes over the training images."""
@@ -22,7 +24,7 @@ class OptimizationOptions:
     """Images per optimizer step, over all processes together."""
     accumulate: int = 1
     """Parts that each process computes its share of a batch in, one after the other, to save memory."""
-    opt: str = "sgd"
+    opt: Name = "sgd"
     """Optimizer, by timm's name for it; sgd has Nesterov momentum."""
     opt_kwargs: JsonObject = field(default_factory=dict)
     """Further keywords of the optimizer, as JSON: '{"betas": [0.9, 0.95]}'."""
@@ -34,8 +36,8 @@ class OptimizationOptions:
     """Weight decay; biases and normalisation layers have none."""
     layer_decay: float | None = None
     """Factor on the learning rate from each group of layers to the one before it, for fine-tuning: 0.7 to 1."""
-    sched: str = "cosine"
-    """Learning-rate schedule, set at every step: constant, cosine, multistep, poly, rsqrt, step, tanh or wsd."""
+    sched: Annotated[str, metavar("|".join(SCHEDULES))] = "cosine"
+    """Learning-rate schedule, set at every step."""
     sched_kwargs: JsonObject = field(default_factory=dict)
     """Further keywords of timm's create_scheduler_v2, times in epochs: '{"decay_milestones": [60, 80]}'."""
     warmup_epochs: float = 1.0
@@ -44,9 +46,9 @@ class OptimizationOptions:
     """Learning rate that the schedule ends at."""
     clip_grad: float | None = None
     """Limit of the gradient: of its norm, of its values or, with agc, of its norm against that of the weights."""
-    clip_mode: str = "norm"
-    """What --clip-grad limits: norm, value or agc."""
-    loss: str = "ce"
+    clip_mode: Annotated[str, metavar("|".join(CLIP_MODES))] = "norm"
+    """What --clip-grad limits."""
+    loss: Annotated[str, metavar("|".join(LOSSES))] = "ce"
     """ce, cross-entropy over the classes, or bce, binary cross-entropy of each class."""
     bce_threshold: float | None = None
     """With --loss bce, targets above this count as 1 and the others as 0: mixed images then have two classes."""

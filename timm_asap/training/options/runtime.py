@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from timm_asap.command_line import metavar
 from timm_asap.errors import UserError, check_seed, unknown_name
 from timm_asap.training.options.flags import Precision, check_range
 
@@ -12,7 +14,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb")
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """Fields of `TrainConfig` about computing, keeping and reporting."""
+    """How the run computes, and what it keeps and reports."""
 
     mixed_precision: Precision = None
     """Precision of the forward and backward pass; by default what accelerate is configured for, else fp32."""
@@ -31,8 +33,8 @@ class RuntimeOptions:
     """Save the state every so many steps as well as after each epoch."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints are kept; the weights of the best epoch are kept besides."""
-    tracker: str | None = None
-    """Report to tensorboard, trackio or wandb as well as to metrics.jsonl."""
+    tracker: Annotated[str | None, metavar("|".join(TRACKERS))] = None
+    """Report to this tracker as well as to metrics.jsonl."""
 
     def __post_init__(self) -> None:
         check_range(self, "num_workers", 0)
