@@ -94,7 +94,8 @@ class ProgressDisplay:
             left = (self.steps_per_epoch - steps) * self.batch_size / images_per_s
             self.say(
                 f"epoch {epoch + 1}/{self.epochs}  step {steps}/{self.steps_per_epoch}  loss {loss:.4f}  "
-                f"{self.measure} {accuracy:6.2f} %  {images_per_s:,.0f} images/s  about {duration(left)} left of the epoch"
+                f"{self.measure} {accuracy:6.2f} %  {images_per_s:,.0f} images/s  "
+                f"about {duration(left)} left of the epoch"
             )
 
     def show_epoch(self, record: dict[str, Any]) -> None:
