@@ -63,7 +63,9 @@ class TestCommand:
         dataset = load_dataset("idx", run[1])
         expected = timm.create_model("test_resnet_asap", num_classes=CLASSES, in_chans=1).eval()
         expected.load_state_dict(load_file(run[0] / "model.safetensors"))
-        heal(expected, build_loader(dataset.train, dataset, 64, training=False))
+        order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(0))
+        report = heal(expected, build_loader(dataset.train.select(order), dataset, 128, training=False))
+        assert report.changed
         for name, value in expected.state_dict().items():
             torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
         with torch.no_grad():
@@ -100,7 +102,7 @@ class TestCommand:
             (["resnet18.a9_in1k"], "unknown tag of resnet18 'a9_in1k'"),
             (["resnet20_lowres"], "with weights: resnet20_lowres.fashion_mnist"),
             (["no/folder"], "there is no folder no/folder: expected a run folder"),
-            (["test_resnet", "--limit", "1"], "--limit: expected 2 or more, got 1"),
+            (["test_resnet", "--limit", "1"], "--limit: expected 3 or more, got 1"),
             (["test_resnet", "--stem", "yes"], "--stem: unknown stem 'yes'"),
             (["test_resnet", "--layout", "papr"], "unknown layout 'papr'"),
             (["test_resnet", "--device", "gpu"], "--device gpu cannot be used"),

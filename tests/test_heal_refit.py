@@ -14,6 +14,9 @@ from torch import nn
 import timm_asap
 from timm_asap import convert, heal
 from timm_asap.healing import patches, plain_copy
+from timm_asap.healing.batchnorm import reestimate_batchnorm
+from timm_asap.healing.images import ImageBatches
+from timm_asap.healing.refit import refit_convolutions
 
 LAYERS = {
     "plain": lambda: nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False),
@@ -38,6 +41,13 @@ def gradient(layer, x, target, penalty=0.0, start=None):
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(layer.parameters()))])
 
 
+def refit(model, x, plain=None, *, ridge=None, positions=64, by_batch=False, batch_size=128, seed=0):
+    """The refit alone, on all images and whatever it brings."""
+    given = ImageBatches(x, torch.device("cpu"), next(model.parameters()).dtype, batch_size=batch_size)
+    plain = plain_copy(model) if plain is None else plain
+    return refit_convolutions(model, plain, given, ridge=ridge, positions=positions, by_batch=by_batch, seed=seed)
+
+
 class TestRefit:
     @pytest.mark.parametrize("layout", ["preserve", "paper"])
     @pytest.mark.parametrize("kind", LAYERS)
@@ -53,14 +63,15 @@ class TestRefit:
         fitted = torch.arange(80) % 5 != 0
         before = gradient(layer, x[fitted], target[fitted])
         keys = list(layer.state_dict())
-        report = heal(layer, x, refit=True, plain=plain, ridge=1e-13, positions=999)
+        sites = refit(layer, x, plain, ridge=1e-13, positions=999)
         after = gradient(layer, x[fitted], target[fitted])
         assert after.norm() < 1e-6 * before.norm()
         assert list(layer.state_dict()) == keys
         # the reported error is the one on the images that the fit did not see
         with torch.no_grad():
             error = (layer(x) - target)[~fitted].norm() / target[~fitted].norm()
-        (site,) = report.refitted
+        (site,) = sites
+        assert site.refitted
         assert site.error_after == pytest.approx(error.item(), rel=1e-6)
         assert site.error_after < site.error_before
 
@@ -79,7 +90,7 @@ class TestRefit:
         with torch.no_grad():
             target = plain(x)
         before = gradient(layer, x[fitted], target[fitted])
-        heal(layer, x, refit=True, plain=plain, ridge=0.5, positions=999)
+        refit(layer, x, plain, ridge=0.5, positions=999)
         after = gradient(layer, x[fitted], target[fitted], penalty, start)
         assert after.norm() < 1e-9 * before.norm()
 
@@ -114,8 +125,9 @@ class TestRefit:
             layer.weight.data += 0.2 * torch.randn_like(layer.weight)
         convert(model)
         unfitted = copy.deepcopy(model[2])
-        report = heal(model, x, refit=True, plain=plain, ridge=1e-13, positions=999, batch_size=60)
-        assert [site.name for site in report.refitted] == ["0", "2"]
+        sites = refit(model, x, plain, ridge=1e-13, positions=999, by_batch=True, batch_size=60)
+        assert [site.name for site in sites if site.refitted] == ["0", "2"]
+        reestimate_batchnorm(model, [x])
         with torch.no_grad():
             target = plain[:3](x)
             seen = model[:2](x)
@@ -132,7 +144,8 @@ class TestRefit:
         report = heal(model, x, refit=True, batchnorm=False)
         assert same(buffers(model), before)
         assert report.batchnorm == ()
-        assert len(report.refitted) == 2
+        assert [stage.name for stage in report.stages] == ["refit"]
+        assert len(report.sites) == 2
 
     @pytest.mark.parametrize("layout", ["preserve", "paper"])
     def test_convnext_has_this_repair_alone(self, layout):
@@ -143,13 +156,36 @@ class TestRefit:
                 nn.init.constant_(layer.gamma, 0.5)
         convert(model, layout=layout, window="hamming")
         before = copy.deepcopy(model.state_dict())
-        report = heal(model, images(160, size=64), refit=True)
-        assert [site.name for site in report.sites] == [f"stages.{i}.downsample.1" for i in (1, 2, 3)]
-        assert report.refitted
-        assert all(site.error_after < site.error_before for site in report.refitted)
+        sites = refit(model, images(160, size=64))
+        assert [site.name for site in sites] == [f"stages.{i}.downsample.1" for i in (1, 2, 3)]
+        refitted = [site for site in sites if site.refitted]
+        assert refitted
+        assert all(site.error_after < site.error_before for site in refitted)
         changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
-        assert changed == {f"{site.name}.{p}" for site in report.refitted for p in ("weight", "bias")}
-        assert report.note.startswith("the network has no BatchNorm")
+        assert changed == {f"{site.name}.{p}" for site in refitted for p in ("weight", "bias")}
+        assert heal(model, images(160, size=64), refit=True).note.startswith("the network has no BatchNorm")
+
+    def test_every_convolution_from_the_first_converted_one_on(self):
+        x = images(80, size=32)
+        plain = trained_alike(
+            nn.Sequential(
+                *(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+                *(nn.Conv2d(6, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+                *(nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+                *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)),
+            ),
+            x,
+        )
+        one, every = copy.deepcopy(plain), copy.deepcopy(plain)
+        for model in (one, every):
+            convert(model)
+        assert [site.name for site in heal(one, x, refit=True, plain=plain, batchnorm=False).sites] == ["3"]
+        report = heal(every, x, refit="all", plain=plain, batchnorm=False)
+        assert [site.name for site in report.sites] == ["3", "6"]  # the first one is in front of it, and stays
+        assert torch.equal(every[0].weight, plain[0].weight)
+        with torch.no_grad():
+            distance = [(model[:7](x) - plain[:7](x)).norm() for model in (one, every)]
+        assert distance[1] < distance[0]
 
     def test_weights_that_the_fit_would_spoil_stay(self):
         torch.manual_seed(0)
@@ -219,8 +255,8 @@ class TestRefit:
         x = images(64)
         model = trained_alike(network(), x).bfloat16()
         convert(model)
-        report = heal(model, x, refit=True)
-        assert len(report.refitted) == 2
+        assert len(heal(model, x, refit=True).sites) == 2
+        assert all(site.refitted for site in refit(model, x))
         assert all(v.dtype in (torch.bfloat16, torch.int64) for v in model.state_dict().values())
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -240,8 +276,9 @@ class TestRefit:
         [
             ({"refit": True, "ridge": 0.0}, "ridge: expected a number above 0, got 0.0"),
             ({"refit": True, "positions": 0}, "positions: expected at least 1"),
+            ({"refit": "some"}, "refit: expected True, False or 'all', got 'some'"),
             ({"limit": 0}, "limit: expected at least 1"),
-            ({"plain": network()}, "plain: only refit=True"),
+            ({"batchnorm": False, "training_distribution": True}, "training_distribution: it is for the statistics"),
             ({"plain": nn.Linear(2, 2), "refit": True}, "plain: expected the network that model was converted from"),
         ],
     )
@@ -257,7 +294,7 @@ class TestRefit:
         model = network()
         convert(model)
         with pytest.raises(ValueError, match="the output of 0 is not finite"):
-            heal(model, images(40) / 0, refit=True)
+            refit(model, images(40) / 0)
 
 
 class TestPlainCopy:

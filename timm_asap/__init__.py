@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from timm_asap import reference, spectral, zoo
     from timm_asap.conversion import conversion_of, convert, reparameterize, restore, save, watch
     from timm_asap.healing import heal
+    from timm_asap.healing.adapt import adapt
     from timm_asap.layers import (
         AsapPool1d,
         AsapPool2d,
@@ -48,6 +49,7 @@ __all__ = [
     "LowPass1d",
     "LowPass2d",
     "LowPass3d",
+    "adapt",
     "asap_pool1d",
     "asap_pool2d",
     "asap_pool3d",
@@ -91,7 +93,7 @@ _NAMES = {
     "load": "timm_asap.zoo",
 }
 # What most programs do not need is imported when it is first asked for.
-_LATER = {"heal": "timm_asap.healing"}
+_LATER = {"adapt": "timm_asap.healing.adapt", "heal": "timm_asap.healing"}
 
 if not TYPE_CHECKING:  # for a type checker, a name that is not listed does not exist
     __getattr__ = lazy_names(__name__, _NAMES | _LATER)

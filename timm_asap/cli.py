@@ -22,6 +22,7 @@ COMMANDS = {
         "show what conversion does to an architecture, or save the result",
     ),
     "heal": ("timm_asap.commands.heal", "swap a trained network's strides, and repair it without labels"),
+    "adapt": ("timm_asap.commands.adapt", "teach a twin the plain network's predictions, on images without labels"),
     "evaluate": ("timm_asap.commands.evaluate", "measure robustness: clean, corrupted, attacked, shifted, aliased"),
     "compare": ("timm_asap.commands.compare", "compare models by their evaluations, with intervals"),
     "card": ("timm_asap.commands.card", "write the model card of a run from its records"),

@@ -28,11 +28,17 @@ class HealOptions(DataSource):
     model: tyro.conf.Positional[Model]
     """A run folder, a pretrained model of timm such as resnet50.a1_in1k, its twin, or hf-hub:NAME."""
     dataset: Name = field(kw_only=True)
-    """The data set that the model was trained on, as train.py names it."""
+    """A data set with the classes of the model, as train.py names it; its labels only measure accuracy."""
     output: Folder = field(kw_only=True)
     """Folder to write: model.safetensors and config.json, as timm loads them, and heal.json."""
+    training_distribution: bool = False
+    """The data set is what the model was trained on: replace the BatchNorm statistics by those of its images, instead
+    of moving them by what the swap changes."""
     refit: bool = False
     """Also refit each converted convolution to the plain network's outputs."""
+    refit_all: bool = False
+    """Refit every convolution from the first converted one on: more is repaired, with 256
+    images at most."""
     ridge: float | None = None
     """Penalty of a change of weights in the refit, as a share of the mean squared input; by default the best of
     five, for each convolution."""
@@ -56,11 +62,11 @@ class HealOptions(DataSource):
     """Replace the model in the output folder."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch_size"):
-            if getattr(self, name) < 2:
+        for name, least in (("limit", 3), ("batch_size", 2)):
+            if getattr(self, name) < least:
                 raise UserError(
-                    f"--{name.replace('_', '-')}: expected 2 or more, got {getattr(self, name)}; "
-                    "statistics of one image are none"
+                    f"--{name.replace('_', '-')}: expected {least} or more, got {getattr(self, name)}; statistics need "
+                    "two images, and one more is held out to measure on"
                 )
         check_seed(self.seed)
         if self.ridge is not None and not self.ridge > 0:

@@ -54,6 +54,8 @@ def main(argv: Sequence[str]) -> None:
             )
             display.advance()
     console = screen()
-    console.print(f"{len(names)} alias-free twin{'' if len(names) == 1 else 's'}; tags of pretrained weights, which")
-    console.print("were trained without ASAP, or with it (*)")
+    console.print(
+        f"{len(names)} alias-free twin{'' if len(names) == 1 else 's'}; tags of pretrained weights: upstream's,"
+    )
+    console.print("trained without ASAP; trained with it (*); or adapted to it without labels (+)")
     table.print(console)

@@ -1,8 +1,18 @@
-"""Repairs a converted network with unlabelled images: BatchNorm statistics, then the converted convolutions."""
+"""Repairs a converted network with unlabelled images: closed-form repairs, and fidelity to the plain network."""
 
 from timm_asap.healing.batchnorm import batchnorm_layers
+from timm_asap.healing.fidelity import Fidelity, measure_fidelity
 from timm_asap.healing.heal import heal
 from timm_asap.healing.plain import plain_copy
-from timm_asap.healing.report import HealReport, RefitSite
+from timm_asap.healing.report import HealReport, HealStage, RefitSite
 
-__all__ = ["HealReport", "RefitSite", "batchnorm_layers", "heal", "plain_copy"]
+__all__ = [
+    "Fidelity",
+    "HealReport",
+    "HealStage",
+    "RefitSite",
+    "batchnorm_layers",
+    "heal",
+    "measure_fidelity",
+    "plain_copy",
+]

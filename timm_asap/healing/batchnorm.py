@@ -1,4 +1,4 @@
-"""Re-estimates the statistics of BatchNorm layers from images."""
+"""Moves the statistics of BatchNorm layers by what conversion changed, or re-estimates them from images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["batchnorm_layers", "measuring", "reestimate_batchnorm"]
+__all__ = ["batchnorm_layers", "measuring", "move_batchnorm", "reestimate_batchnorm"]
 
 
 def batchnorm_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -107,3 +107,89 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> t
             layers[name].running_mean.copy_(found.mean)
             layers[name].running_var.copy_(found.variance)
     return tuple(reached), tuple(name for name in layers if name not in reached)
+
+
+def move_batchnorm(
+    model: nn.Module, plain: nn.Module, batches: Iterable[torch.Tensor]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Set the statistics of BatchNorm layers to the plain network's, moved by what conversion changed.
+
+    On the same images, the input of a layer has mean `m` and variance `v` in the plain network, and `m'` and `v'` in
+    the converted one. With the plain layer's statistics `M` and `V`, the new ones are
+
+        M + sqrt(V) (m' - m) / sqrt(v),        V v' / v
+
+    so that images of another distribution than the training images move them only as far as conversion does. One
+    pass: while it runs, each layer normalises with statistics that are moved by the batch it gets, so that what
+    follows it is repaired already. Over the batches, means and variances are pooled.
+
+    Args:
+        model: The converted network.
+        plain: The plain one, with the same layer names.
+        batches: Images (B, C, H, W) with B of 2 or more.
+
+    Returns:
+        Names of the layers that were moved, and of those that no image reached in one of the two networks.
+
+    Raises:
+        ValueError: If a statistic is not finite; the layers are then as they were.
+    """
+    layers, plain_layers = batchnorm_layers(model), batchnorm_layers(plain)
+    layers = {name: layer for name, layer in layers.items() if name in plain_layers}
+    before = {name: (layer.running_mean.clone(), layer.running_var.clone()) for name, layer in layers.items()}
+    base = {name: (plain_layers[name].running_mean, plain_layers[name].running_var) for name in layers}
+    moments, plain_moments = ({name: _Moments() for name in layers} for _ in range(2))
+    of_batch: dict[str, _Moments] = {}
+    parameter = next(plain.parameters())
+
+    def look_at_plain(name: str, args: tuple) -> None:
+        of_batch.setdefault(name, _Moments()).add(args[0])
+        plain_moments[name].add(args[0])
+
+    def move(name: str, args: tuple) -> None:
+        moments[name].add(args[0])
+        if name in of_batch:
+            found = _Moments()
+            found.add(args[0])
+            _write(layers[name], _moved(base[name], found, of_batch[name], layers[name].eps))
+
+    done = False
+    try:
+        with measuring(model, by_batch=False), measuring(plain, by_batch=False), ExitStack() as hooks:
+            for name, layer in layers.items():
+                looks = ((plain_layers[name], look_at_plain), (layer, move))
+                for at, look in looks:
+                    hooks.enter_context(
+                        at.register_forward_pre_hook(lambda _, args, name=name, look=look: look(name, args))
+                    )
+            for batch in batches:
+                of_batch.clear()
+                plain(batch.to(parameter.device, parameter.dtype))
+                model(batch)
+        reached = [name for name in layers if moments[name].count > 1 and plain_moments[name].count > 1]
+        new = {name: _moved(base[name], moments[name], plain_moments[name], layers[name].eps) for name in reached}
+        for name, (mean, variance) in new.items():
+            if not (mean.isfinite().all() and variance.isfinite().all()):
+                raise ValueError(f"the input of {name} is not finite: check the images and the model's weights")
+        done = True
+    finally:
+        for name, layer in layers.items():
+            _write(layer, new[name] if done and name in new else before[name])
+    return tuple(reached), tuple(name for name in batchnorm_layers(model) if name not in new)
+
+
+def _moved(
+    base: tuple[torch.Tensor, torch.Tensor], found: _Moments, plain: _Moments, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance, float64 on the CPU, moved by the change from `plain` to `found`."""
+    mean, variance = (value.detach().cpu().double() for value in base)
+    # a channel without variance has no scale to move on: `eps`, which the layer adds anyway, keeps the ratio at one
+    plain_variance, new_variance = plain.variance + eps, found.variance + eps
+    shift = (found.mean - plain.mean) * (variance / plain_variance).sqrt()
+    return mean + shift, variance * new_variance / plain_variance
+
+
+def _write(layer: nn.Module, statistics: tuple[torch.Tensor, torch.Tensor]) -> None:
+    with torch.no_grad():
+        layer.running_mean.copy_(statistics[0])
+        layer.running_var.copy_(statistics[1])

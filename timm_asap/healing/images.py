@@ -13,6 +13,9 @@ __all__ = ["ImageBatches"]
 # BatchNorm normalises each batch by itself while statistics are measured: of a few images alone, badly.
 _SMALLEST_BATCH = 32
 
+# One image in five is set aside to measure what a repair brings, up to 1,000 of them: enough for an interval of 3 %.
+_HELD_OUT_EVERY = 5
+_MOST_HELD_OUT = 1000
 # `timm_asap.data.PADDING_LABEL`, which the core does without.
 _UNREADABLE = -1
 
@@ -30,7 +33,8 @@ class ImageBatches:
         dtype: What they are cast to.
         limit: Stop after so many images; None takes all.
         batch_size: How a tensor is divided.
-        several_passes: Keep what an iterator yields, which can be gone through but once.
+
+    What an iterator yields, which can be gone through but once, is kept in memory.
 
     Raises:
         TypeError: `images` is neither.
@@ -43,16 +47,48 @@ class ImageBatches:
         dtype: torch.dtype,
         limit: int | None = None,
         batch_size: int = 128,
-        several_passes: bool = False,
     ) -> None:
         if isinstance(images, (str, bytes, dict)) or not isinstance(images, Iterable):
             raise TypeError(f"images: expected a tensor, batches or a data loader, got {type(images).__name__}")
         self.device, self.dtype, self.limit, self.batch_size = device, dtype, limit, batch_size
         #: Images of the last whole pass.
         self.count = 0
-        if isinstance(images, Iterator) and several_passes:
+        if isinstance(images, Iterator):
             images = list(_limited(map(_checked, images), limit))
         self.images = images
+        self.held_out: tuple[torch.Tensor, ...] = ()
+        self._held_out_digests: frozenset[int] = frozenset()
+
+    def hold_out(self) -> tuple[torch.Tensor, ...]:
+        """Set every fifth image aside, 1,000 at most; from now on, this object is without them.
+
+        They are known by their pixels: a loader may shuffle, and copies of an image are set aside with it.
+
+        Returns:
+            Batches of those set aside, on the CPU.
+        """
+        found, number = [], 0
+        for batch in _limited(self._source(), self.limit):
+            chosen = (torch.arange(number, number + len(batch)) % _HELD_OUT_EVERY) == 0
+            found.append(batch[chosen.to(batch.device)].cpu())
+            number += len(batch)
+            if number >= _HELD_OUT_EVERY * _MOST_HELD_OUT:
+                break
+        if number < 3:
+            raise ValueError(
+                f"images: expected at least 3 different ones, got {number}; an iterator used before is empty"
+            )
+        self.held_out = tuple(part for part in found if len(part))
+        self._held_out_digests = frozenset(map(_digest, chain.from_iterable(self.held_out)))
+        return self.held_out
+
+    def _without_held_out(self, batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for batch in batches:
+            if self._held_out_digests:
+                kept = [i for i, image in enumerate(batch) if _digest(image) not in self._held_out_digests]
+                batch = batch if len(kept) == len(batch) else batch[kept]
+            if len(batch):
+                yield batch
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """The batches.
@@ -62,13 +98,17 @@ class ImageBatches:
                 or there are fewer than two images.
         """
         count = 0
-        for batch in _merged(_limited(self._source(), self.limit)):
+        for batch in _merged(self._without_held_out(_limited(self._source(), self.limit))):
             count += len(batch)
             if count < 2:
                 break
             yield batch.to(self.device, self.dtype)
         if count < 2:
-            raise ValueError(f"images: expected at least 2, got {count}; an iterator that was used before is empty")
+            aside = sum(map(len, self.held_out))
+            raise ValueError(
+                f"images: expected at least {2 + bool(aside)} different ones, got {count + aside}"
+                + (f", of which {aside} held out to measure on" if aside else "; an iterator used before is empty")
+            )
         self.count = count
 
     def _source(self) -> Iterator[torch.Tensor]:
@@ -94,6 +134,11 @@ def _checked(batch: Any) -> torch.Tensor:
     if isinstance(labels, torch.Tensor) and labels.shape == images.shape[:1] and (labels == _UNREADABLE).any():
         images = images[(labels != _UNREADABLE).to(images.device)]  # stand for images that cannot be read
     return images
+
+
+def _digest(image: torch.Tensor) -> int:
+    """A number that an image's pixels have."""
+    return hash(image.cpu().contiguous().view(torch.uint8).numpy().tobytes())
 
 
 def _limited(batches: Iterator[torch.Tensor], limit: int | None) -> Iterator[torch.Tensor]:

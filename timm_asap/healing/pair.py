@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from torch import nn
 
 from timm_asap.errors import UserError
 from timm_asap.zoo import check_model_name, create_model, is_twin, model_folder
+from timm_asap.zoo.asap_twins import UpstreamWeightsWarning
 
 __all__ = ["load_pair"]
 
@@ -27,7 +29,9 @@ def load_pair(name: str, asap_kwargs: dict[str, Any]) -> tuple[nn.Module | None,
     """
     name = model_folder(name)
     check_model_name(name, pretrained=True)
-    model = create_model(name, pretrained=True, **(asap_kwargs if is_twin(name) else {})).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UpstreamWeightsWarning)  # what it asks for is being done
+        model = create_model(name, pretrained=True, **(asap_kwargs if is_twin(name) else {})).eval()
     architecture = model.pretrained_cfg["architecture"]
     if is_twin(architecture):
         if asap_kwargs and not is_twin(name):

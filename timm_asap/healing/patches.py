@@ -48,10 +48,11 @@ class ConvCalls(TorchFunctionMode):
     are all done by then.
 
     Args:
-        look: Gets each call, after it was made.
+        look: Gets each call, after it was made; where it returns True, the call is made again, for it has changed the
+            weight.
     """
 
-    def __init__(self, look: Callable[[ConvCall], None]) -> None:
+    def __init__(self, look: Callable[[ConvCall], bool | None]) -> None:
         super().__init__()
         self.look = look
 
@@ -63,7 +64,7 @@ class ConvCalls(TorchFunctionMode):
             given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
             given |= dict(zip(_NAMES, args, strict=False)) | (kwargs or {})
             kernel, dilation = given["weight"].shape[2:], _pair(given["dilation"])
-            self.look(
+            changed = self.look(
                 ConvCall(
                     input=given["input"],
                     weight=given["weight"],
@@ -74,6 +75,8 @@ class ConvCalls(TorchFunctionMode):
                     output=output,
                 )
             )
+            if changed:
+                output = func(*args, **(kwargs or {}))
         return output
 
 
@@ -92,9 +95,9 @@ def _padding(
     return tuple((p, p) for p in _pair(padding))
 
 
-def output_positions(call: ConvCall, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Indices of up to `count` output positions, each once, at random: int64, on the CPU."""
-    size = call.output.shape[2] * call.output.shape[3]
+def output_positions(output: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Indices of up to `count` positions of an output (B, O, H, W), each once, at random: int64, on the CPU."""
+    size = output.shape[2] * output.shape[3]
     if size <= count:
         return torch.arange(size)
     return torch.randperm(size, generator=generator)[:count]
@@ -107,7 +110,7 @@ def rows_of(
 
     Args:
         call: The convolution.
-        target: What its output should be.
+        target: (B, O, positions), what its output should be at these positions.
         images: Indices into the batch.
         where: Indices into the flattened output positions.
         ones: Add a column of ones to the inputs, for a bias.
@@ -132,13 +135,14 @@ def rows_of(
         # (images, channels, positions, kernel height, kernel width) to one row for each image and position
         x = x.transpose(1, 2).reshape(len(chosen) * len(where), call.groups, -1).transpose(0, 1)
         x = F.pad(x, (0, 1), value=1.0) if ones else x
-        wanted, found = (_outputs(y[chosen], where, call.groups) for y in (target, call.output))
+        wanted = _outputs(target[chosen], call.groups)
+        found = _outputs(call.output[chosen].flatten(2)[:, :, where.to(device)], call.groups)
         yield x, wanted - found, wanted
 
 
-def _outputs(y: torch.Tensor, where: torch.Tensor, groups: int) -> torch.Tensor:
-    """(images, O, H', W') at some positions, as (groups, rows, O / groups)."""
-    y = _at_least_float32(y).flatten(2)[:, :, where.to(y.device)]
+def _outputs(y: torch.Tensor, groups: int) -> torch.Tensor:
+    """(images, O, positions) as (groups, rows, O / groups)."""
+    y = _at_least_float32(y)
     return y.transpose(1, 2).reshape(-1, groups, y.shape[1] // groups).transpose(0, 1)
 
 

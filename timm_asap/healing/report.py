@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["HealReport", "RefitSite"]
+from timm_asap.healing.fidelity import Fidelity
+
+__all__ = ["HealReport", "HealStage", "RefitSite"]
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,33 @@ class RefitSite:
 
 
 @dataclass(frozen=True)
+class HealStage:
+    """One repair, and what the network was worth after it.
+
+    Attributes:
+        name: `"refit"` or `"statistics"`.
+        fidelity: To the plain network, after this repair and those before it.
+        kept: Whether the network was left with it.
+    """
+
+    name: str
+    fidelity: Fidelity
+    kept: bool
+
+
+@dataclass(frozen=True)
 class HealReport:
-    """What :func:`timm_asap.heal` changed.
+    """What :func:`timm_asap.heal` changed, and what it brought.
 
     Attributes:
         images: Number of images that it used.
-        batchnorm: Names of the BatchNorm layers whose statistics were re-estimated.
+        batchnorm: Names of the BatchNorm layers whose statistics were changed.
         batchnorm_left: Names of those that kept theirs, because no image reached them.
         sites: The converted convolutions in the order in which the network runs them; empty without `refit`.
         note: What else there is to know, such as a network without BatchNorm.
+        held_out: Number of images that were held out of the repairs, to measure fidelity on.
+        before: Fidelity to the plain network before the repairs; None where there was nothing to do.
+        stages: The repairs that were tried, in order.
     """
 
     images: int
@@ -53,18 +73,41 @@ class HealReport:
     batchnorm_left: tuple[str, ...] = ()
     sites: tuple[RefitSite, ...] = ()
     note: str = ""
+    held_out: int = 0
+    before: Fidelity | None = None
+    stages: tuple[HealStage, ...] = ()
 
     @property
     def refitted(self) -> tuple[RefitSite, ...]:
         """The convolutions whose weights were changed."""
-        return tuple(site for site in self.sites if site.refitted)
+        return tuple(site for site in self.sites if site.refitted) if self._kept("refit") else ()
+
+    @property
+    def after(self) -> Fidelity | None:
+        """Fidelity with the repairs that were kept: that before them, where none was."""
+        return next((stage.fidelity for stage in reversed(self.stages) if stage.kept), self.before)
+
+    @property
+    def changed(self) -> bool:
+        """Whether any repair was kept."""
+        return any(stage.kept for stage in self.stages)
+
+    def _kept(self, name: str) -> bool:
+        return any(stage.kept for stage in self.stages if stage.name == name)
 
     def __str__(self) -> str:
-        text = f"healed with {self.images:,} images: {len(self.batchnorm)} BatchNorm layers re-estimated"
-        if self.sites:
-            text += f", {len(self.refitted)} of {len(self.sites)} converted convolutions refitted"
-        lines = [text]
+        done = [f"{len(self.batchnorm)} BatchNorm layers changed"] if self._kept("statistics") else []
+        if self._kept("refit"):
+            done.append(f"{len(self.refitted)} of {len(self.sites)} converted convolutions refitted")
+        lines = [f"healed with {self.images:,} images: {', '.join(done) or 'nothing changed'}"]
         lines += [f"  {name}: left: no image reached it" for name in self.batchnorm_left]
         lines += [f"  {site}" for site in self.sites]
         lines += [f"  {self.note}"] if self.note else []
+        if self.before is not None:
+            lines.append(f"  fidelity to the plain network, on {self.held_out:,} images held out of the repair:")
+            rows = [("before", self.before, "")]
+            rows += [
+                (f"after {s.name}", s.fidelity, "" if s.kept else "; not kept, it does not help") for s in self.stages
+            ]
+            lines += [f"    {name}: {fidelity}{end}" for name, fidelity, end in rows]
         return "\n".join(lines)

@@ -59,8 +59,8 @@ def run(options: HealOptions) -> None:
     _check_output(folder, options.overwrite)
     refuse_if_locked(folder)
     plain, model = load_pair(options.model, options.asap_kwargs)
-    if not options.refit and not batchnorm_layers(model):
-        raise UserError(f"{options.model} has no BatchNorm, and so no statistics to re-estimate: give --refit")
+    if not (options.refit or options.refit_all) and not batchnorm_layers(model):
+        raise UserError(f"{options.model} has no BatchNorm, and so no statistics to move: give --refit")
     dataset = options.load_data()
     for line in (dataset.source, *dataset.notes):
         print(line)
@@ -91,8 +91,8 @@ def _heal_and_write(
     few = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(options.seed))[: options.limit]
     chosen = dataset.train.select(few)
     images = _loader(plan, data.leave_out_unreadable(chosen) if options.skip_unreadable else chosen)
-    # a pass for each layer that is refitted, and one for the statistics
-    passes = 1 + (len(converted_convolutions(model)) if options.refit else 0)
+    # a pass to hold images out, one for each layer that is refitted and the order of them, and one for the statistics
+    passes = 3 + (len(converted_convolutions(model)) if options.refit else 0)
     tests = 2 if plain is None else 3
     accuracy = {}
     total = passes * len(images) + tests * len(test)
@@ -107,8 +107,9 @@ def _heal_and_write(
             report = heal(
                 model,
                 _Counted(images, display, "healing"),
-                refit=options.refit,
-                plain=plain if options.refit else None,
+                refit="all" if options.refit_all else options.refit,
+                training_distribution=options.training_distribution,
+                plain=None if plain is None else plain.to(device),
                 ridge=options.ridge,
                 seed=options.seed,
             )
@@ -129,6 +130,7 @@ def _heal_and_write(
     record = {**report_on, "dataset": dataset.name, **about, "small": isinstance(dataset.test, TensorSplit)}
     record |= {name: cut_path(value) for name in _WHERE_THE_DATA_ARE if (value := getattr(options, name)) is not None}
     record |= {"versions": package_versions(), "hardware": used}
+    record["fidelity"] = {"before": asdict(report.before), "after": asdict(report.after)}
     record |= {"test_images": len(measured), "accuracy": accuracy, "report": asdict(report)}
     # the record is on the disk before the weights are replaced, and in its place after them
     with replace_file(folder / "heal.json") as aside:

@@ -24,7 +24,7 @@ from timm_asap.hub.cards.comparison import COMPARISON, make_comparison
 from timm_asap.hub.cards.kept import MARK, PLACES, is_generated, read_kept, wrap
 from timm_asap.hub.cards.licences import Licence, choose_licence, states_licence
 from timm_asap.hub.cards.limits import limits
-from timm_asap.hub.cards.making import healing_lines, training_lines
+from timm_asap.hub.cards.making import adaptation_lines, healing_lines, training_lines
 from timm_asap.hub.cards.metadata import metadata
 from timm_asap.hub.cards.origin import Origin
 from timm_asap.hub.cards.privacy import refuse_token
@@ -179,6 +179,7 @@ def _render(
             limits=limits(records, repo),
             training=training_lines(records),
             healing=healing_lines(records),
+            adaptation=adaptation_lines(records),
             citations=citations(records),
             cites_data=of_data(records) is not None,
             data_are_licensed=states_licence(records.data["source"]),

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 import torch
 import torch.nn.functional as F
 from timm.utils import dispatch_clip_grad
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from timm_asap.adversarial import survives_pgd
@@ -40,7 +41,7 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
     correct = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     seen = position.batch
     batches_per_look = _batches_per_look(accelerator.device)
-    run.model.train()
+    _set_training_mode(run)
     run.display.begin_epoch(epoch, position.batch)
     began = time.perf_counter()
 
@@ -71,6 +72,14 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
     }
 
 
+def _set_training_mode(run: Run) -> None:
+    run.model.train()
+    if run.plan.config.freeze_bn:
+        for layer in run.model.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.eval()
+
+
 def _train_on_batch(
     run: Run, images: torch.Tensor, labels: torch.Tensor, epoch: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +96,8 @@ def _train_on_batch(
                 of_part = objective(run.model, some_images, some_targets)
                 accelerator.backward(of_part.loss / len(parts))
             loss = loss + of_part.loss.detach() / len(parts)
-            hits = hits + (of_part.scores.argmax(dim=1) == some_labels).sum()
+            right = some_labels if of_part.right is None else of_part.right
+            hits = hits + (of_part.scores.argmax(dim=1) == right).sum()
         objective.after_backward()
         _clip_gradients(run)
         run.optimizer.step()

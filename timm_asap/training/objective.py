@@ -8,11 +8,14 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import extract_model_from_parallel
 from timm.loss import BinaryCrossEntropy
 from torch import nn
 
 from timm_asap.adversarial import AdversarialState, adversarial_loss
 from timm_asap.data import MixupConfig, build_mixup
+from timm_asap.errors import UserError
+from timm_asap.strided import is_converted
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.plan import Plan
 
@@ -24,6 +27,8 @@ class BatchLoss(NamedTuple):
     """To call `backward` on."""
     scores: torch.Tensor
     """Of the images that were trained on, for the training accuracy."""
+    right: torch.Tensor | None = None
+    """Classes (B,) that count as right, where they are not the labels."""
 
 
 class Objective:
@@ -45,7 +50,15 @@ class Objective:
         self.teaching = None
         if plan.teacher is not None:
             teacher = _Renormalised(plan.teacher, plan.mean, plan.std).to(accelerator.device)
-            self.teaching = _Teaching(teacher, config.teacher_weight, config.teacher_temperature)
+            names = _alias_free_layers(plan) if config.teacher_features else ()
+            self.teaching = _Teaching(
+                teacher,
+                config.teacher_weight,
+                config.teacher_temperature,
+                config.teacher_features,
+                names,
+                labelled=plan.labelled,
+            )
 
     @property
     def replays(self) -> int:
@@ -82,11 +95,10 @@ class Objective:
         if self.attack is not None:
             found = adversarial_loss(model, self.criterion, images, targets, self.attack, self.adversarial_state)
             return BatchLoss(found.loss, found.adversarial_logits)
-        scores = model(images)
-        loss = self.criterion(scores, targets)
         if self.teaching is not None:
-            loss = self.teaching(loss, scores, images)
-        return BatchLoss(loss, scores.detach())
+            return self.teaching(model, self.criterion, images, targets)
+        scores = model(images)
+        return BatchLoss(self.criterion(scores, targets), scores.detach())
 
     def after_backward(self) -> None:
         """To be called between the backward pass and the optimizer's step."""
@@ -111,20 +123,86 @@ class _Renormalised(nn.Module):
 
 
 class _Teaching:
-    """Mixes the divergence from a teacher's answers into a loss (Hinton, Vinyals & Dean, 2015, section 2)."""
+    """Learns from a teacher's logits (Hinton, Vinyals & Dean, 2015, section 2) and maps.
 
-    def __init__(self, teacher: nn.Module, weight: float, temperature: float) -> None:
+    Args:
+        teacher: The teacher, which takes the same images.
+        weight: Of the divergence from the teacher's predictions; the labels have the rest.
+        temperature: Softens both predictions.
+        feature_weight: Of the relative squared distance between the maps after each of some layers.
+        layers: Their names, in both networks.
+        labelled: Whether the images have labels; else the teacher's top class counts as right.
+    """
+
+    def __init__(
+        self,
+        teacher: _Renormalised,
+        weight: float,
+        temperature: float,
+        feature_weight: float = 0.0,
+        layers: tuple[str, ...] = (),
+        labelled: bool = True,
+    ) -> None:
         self.teacher = teacher
         self.weight = weight
         self.temperature = temperature
+        self.feature_weight = feature_weight
+        self.layers = layers
+        self.labelled = labelled
 
-    def __call__(self, loss: torch.Tensor, scores: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            answers = F.log_softmax(self.teacher(images).float() / self.temperature, dim=1)
+    def __call__(
+        self, model: nn.Module, criterion: Callable[..., torch.Tensor], images: torch.Tensor, targets: torch.Tensor
+    ) -> BatchLoss:
+        with torch.no_grad(), _Outputs(self.teacher.model, self.layers) as wanted:
+            logits = self.teacher(images).float()
+        with _Outputs(_unwrapped(model), self.layers) as found:
+            scores = model(images)
+        predictions = F.log_softmax(logits / self.temperature, dim=1)
         student = F.log_softmax(scores.float() / self.temperature, dim=1)
-        divergence = F.kl_div(student, answers, log_target=True, reduction="batchmean")
+        divergence = F.kl_div(student, predictions, log_target=True, reduction="batchmean")
         # the temperature squared keeps the gradient's size whatever the temperature is
-        return (1 - self.weight) * loss + self.weight * self.temperature**2 * divergence
+        loss = self.weight * self.temperature**2 * divergence
+        if self.weight < 1:
+            loss = loss + (1 - self.weight) * criterion(scores, targets)
+        for name in self.layers:
+            distance = (found[name].float() - wanted[name].float()).square().mean()
+            loss = loss + self.feature_weight * distance / wanted[name].float().square().mean().clamp(min=1e-12)
+        return BatchLoss(loss, scores.detach(), None if self.labelled else logits.argmax(dim=1))
+
+
+class _Outputs(dict[str, torch.Tensor]):
+    """What some layers of a network give while it runs, by name."""
+
+    def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
+        super().__init__()
+        self._hooked = [(name, model.get_submodule(name)) for name in layers]
+
+    def __enter__(self) -> _Outputs:
+        self._handles = [
+            layer.register_forward_hook(lambda _, __, output, name=name: self.__setitem__(name, output))
+            for name, layer in self._hooked
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network within what accelerate and torch.compile put around it."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+def _alias_free_layers(plan: Plan) -> tuple[str, ...]:
+    """The layers whose maps are compared: the converted ones of the network, which the teacher must have, too."""
+    known = dict(plan.teacher.named_modules())
+    names = tuple(name for name, layer in plan.model.named_modules() if is_converted(layer))
+    missing = [name for name in names if name not in known]
+    if missing or not names:
+        lacking = f"the teacher has no layer {missing[0]}" if missing else "the model has none"
+        raise UserError(f"--teacher-features compares maps after alias-free layers, and {lacking}: leave it out")
+    return names
 
 
 def _mixing(config: TrainConfig, num_classes: int) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:

@@ -40,6 +40,7 @@ class Plan:
         train_size: (C, H, W) that the network is given in training.
         augment: The random changes to the training images.
         teacher: The network that it learns from, or None.
+        labelled: Whether the images have labels; without, the teacher's predictions count as right.
     """
 
     config: TrainConfig
@@ -53,6 +54,7 @@ class Plan:
     train_size: tuple[int, int, int] | None = None
     augment: data.AugmentConfig | None = None
     teacher: nn.Module | None = None
+    labelled: bool = True
 
     @property
     def parameters(self) -> int:

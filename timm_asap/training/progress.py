@@ -23,9 +23,13 @@ class ProgressDisplay:
         steps_per_epoch: Optimizer steps per epoch.
         batch_size: Images per optimizer step.
         silent: Show nothing: every process but the main one.
+        measure: What to call the percentage of images that are right: without labels it is no accuracy.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int, batch_size: int, silent: bool = False) -> None:
+    def __init__(
+        self, epochs: int, steps_per_epoch: int, batch_size: int, silent: bool = False, measure: str = "accuracy"
+    ) -> None:
+        self.measure = measure
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
@@ -89,8 +93,9 @@ class ProgressDisplay:
         if self.says_steps and time.monotonic() - self.said_at >= SECONDS_BETWEEN_LINES:
             left = (self.steps_per_epoch - steps) * self.batch_size / images_per_s
             self.say(
-                f"epoch {epoch + 1}/{self.epochs}  step {steps}/{self.steps_per_epoch}  loss {loss:.4f}  accuracy "
-                f"{accuracy:6.2f} %  {images_per_s:,.0f} images/s  about {duration(left)} left of the epoch"
+                f"epoch {epoch + 1}/{self.epochs}  step {steps}/{self.steps_per_epoch}  loss {loss:.4f}  "
+                f"{self.measure} {accuracy:6.2f} %  {images_per_s:,.0f} images/s  "
+                f"about {duration(left)} left of the epoch"
             )
 
     def show_epoch(self, record: dict[str, Any]) -> None:

@@ -15,11 +15,14 @@ from timm_asap._lock import LOCK_FILES
 from timm_asap.errors import UserError
 from timm_asap.training.checkpoints import CheckpointFolder
 
+#: The record of an adaptation, beside config.yaml.
+ADAPTATION = "adapt.json"
+
 MODEL_FILES = ("model.safetensors", "config.json")
 """The trained network, as timm loads it."""
 
 OTHER_RECORDS = (
-    *("heal.json", "adapt.json", "README.md"),
+    *("heal.json", ADAPTATION, "README.md"),
     *("evaluation.json", "evaluation.safetensors", "evaluation.partial.safetensors", "comparison.json"),
 )
 """What commands other than train.py write beside it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -33,11 +33,17 @@ from timm_asap.training.state import restore_state
 from timm_asap.training.tracking import check_tracker, start_tracker
 
 
-def start_run(config: TrainConfig) -> Run:
+def start_run(
+    config: TrainConfig,
+    plan_for: Callable[[TrainConfig, int], Plan] = make_plan,
+    records_of: Callable[[Plan, Accelerator], tuple[str, dict[str, Any]]] | None = None,
+) -> Run:
     """Put together what was asked for; the folder is written to only when all of it fits.
 
     Args:
         config: The run.
+        plan_for: Gives the data and the networks for a configuration and a number of processes.
+        records_of: Gives the text of config.yaml and the contents of run.json; by default those of `train.py`.
 
     Returns:
         The run; its folder is this run's alone until `held` is closed.
@@ -51,7 +57,7 @@ def start_run(config: TrainConfig) -> Run:
     set_seed(config.seed)
     folder = RunFolder(config.run_folder, config.keep_checkpoints)
     refuse_if_locked_by_another_launch(folder.path)
-    plan = make_plan(config, accelerator.num_processes)
+    plan = plan_for(config, accelerator.num_processes)
     folder.check(resume=config.resume, overwrite=config.overwrite)
     chosen = _settle_threads(plan, folder, accelerator)
     run = _prepare(plan, folder, accelerator)
@@ -61,9 +67,13 @@ def start_run(config: TrainConfig) -> Run:
         run.display.say(chosen)
     with ExitStack() as stack:
         stack.enter_context(_owned(folder, accelerator, config))
-        _continue_or_begin(run)
+        _continue_or_begin(run, records_of or _records)
         run.held = stack.pop_all()
     return run
+
+
+def _records(plan: Plan, accelerator: Accelerator) -> tuple[str, dict[str, Any]]:
+    return to_yaml(plan.config), run_facts(plan, accelerator)
 
 
 def _settle_threads(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> str | None:
@@ -158,7 +168,11 @@ def _prepare(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> Run:
         val_loader=val_loader,
         test_loader=test_loader,
         display=ProgressDisplay(
-            config.epochs, batches_per_epoch, config.batch_size, silent=not accelerator.is_main_process
+            config.epochs,
+            batches_per_epoch,
+            config.batch_size,
+            silent=not accelerator.is_main_process,
+            measure="accuracy" if plan.labelled else "agreement",
         ),
         batches_per_epoch=batches_per_epoch,
         ema=ema,
@@ -167,7 +181,7 @@ def _prepare(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> Run:
     )
 
 
-def _continue_or_begin(run: Run) -> None:
+def _continue_or_begin(run: Run, records_of: Callable[[Plan, Accelerator], tuple[str, dict[str, Any]]]) -> None:
     """Take up the newest checkpoint where the run is continued, and write the first records."""
     run.sums = EpochSums(losses=torch.zeros(run.batches_per_epoch, device=run.accelerator.device))
     found = run.folder.checkpoints.newest() if run.plan.config.resume else None
@@ -180,7 +194,7 @@ def _continue_or_begin(run: Run) -> None:
     if run.accelerator.is_main_process:
         for line in describe_data(run.plan.dataset):
             run.display.say(line)
-        text, facts = to_yaml(run.plan.config), run_facts(run.plan, run.accelerator)
+        text, facts = records_of(run.plan, run.accelerator)
         if found is None:
             run.folder.start(text, facts)
         else:

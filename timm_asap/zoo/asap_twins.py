@@ -11,6 +11,7 @@ point for healing or fine-tuning. Only where this package ships weights of the t
 from __future__ import annotations
 
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -28,12 +29,23 @@ from timm_asap.spectral import as_boundary, as_window
 from timm_asap.zoo.families import FAMILIES
 from timm_asap.zoo.shipped import shipped_cfgs
 
-__all__ = ["SUFFIX", "AsapOptions", "is_twin", "plain_name", "register_twins", "twin_names"]
+__all__ = ["SUFFIX", "AsapOptions", "UpstreamWeightsWarning", "is_twin", "plain_name", "register_twins", "twin_names"]
 
 SUFFIX = "_asap"
 
 #: In `pretrained_cfg["notes"]` of every twin that takes upstream weights.
 UPSTREAM_NOTE = "upstream weights, trained without ASAP: a starting point to heal or fine-tune before classifying"
+
+
+class UpstreamWeightsWarning(UserWarning):
+    """A twin was made with the plain architecture's weights and classifier: what it then predicts is not measured."""
+
+
+# Names that were warned of: once each.
+_warned: set[str] = set()
+
+# Keys of a configuration that name other weights than those of its tag.
+_OTHER_WEIGHTS = ("file", "state_dict", "source")
 
 #: Read by timm's `register_model`: the pretrained configurations of each twin.
 default_cfgs: dict[str, DefaultCfg] = {}
@@ -123,6 +135,8 @@ def _twin_cfgs(architecture: str) -> DefaultCfg:
         notes = (*(cfg.notes or ()), UPSTREAM_NOTE) if cfg.has_weights else cfg.notes
         # register_model fills in the twin's architecture and tag.
         cfgs[tag] = own.get(tag) or replace(cfg, architecture=None, tag=None, notes=notes)
+    # what this package adapted comes first: it is what the bare name should mean
+    cfgs = {**{tag: cfg for tag, cfg in own.items() if tag not in cfgs}, **cfgs}
     if not cfgs:
         cfgs[""] = PretrainedCfg()
     return DefaultCfg(tags=deque(cfgs), cfgs=cfgs, is_pretrained=any(cfg.has_weights for cfg in cfgs.values()))
@@ -141,6 +155,8 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
         # Resolved under the twin's name: the plain entrypoint would record its own architecture, and what is saved
         # would load as a plain network, strictly and silently.
         cfg = resolve_pretrained_cfg(twin, pretrained_cfg, pretrained_cfg_overlay).to_dict()
+        if pretrained and _keeps_upstream_classifier(cfg, kwargs):
+            _warn_of_upstream_weights(twin, cfg)
         if cfg.get("tag") == "fcmae":
             # timm's convnext recognises this headless tag by a string, which no longer arrives as one.
             kwargs.setdefault("pretrained_strict", False)
@@ -161,6 +177,27 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
         "except those that this package ships, which the twin was trained to."
     )
     return entrypoint
+
+
+def _keeps_upstream_classifier(cfg: dict[str, Any], kwargs: dict[str, Any]) -> bool:
+    """Whether a twin's predictions would be those of upstream weights as they are."""
+    own_classes = cfg.get("num_classes")
+    if UPSTREAM_NOTE not in (cfg.get("notes") or ()) or any(cfg.get(key) for key in _OTHER_WEIGHTS) or not own_classes:
+        return False
+    return not kwargs.get("features_only") and kwargs.get("num_classes") in (None, own_classes)
+
+
+def _warn_of_upstream_weights(twin: str, cfg: dict[str, Any]) -> None:
+    name = f"{twin}.{cfg['tag']}" if cfg.get("tag") else twin
+    if name in _warned:
+        return
+    _warned.add(name)
+    warnings.warn(
+        f"{name}: upstream weights, trained without ASAP; how far it agrees with the plain network is not measured. "
+        f"Before it classifies: `timm-asap adapt {plain_name(name)} --images DIR`, or fine-tune",
+        UpstreamWeightsWarning,
+        stacklevel=4,
+    )
 
 
 def _graph_after_conversion(options: AsapOptions) -> type[FeatureGraphNet]:

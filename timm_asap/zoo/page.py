@@ -26,10 +26,14 @@ _HEAD = """\
 
 # The zoo
 
-{twins} alias-free twins of timm's networks in {families} families, with {tags} pretrained tags. The weights behind
-these tags were trained by others **without** ASAP: they load strictly and keep their licence, and are a starting point,
-to be healed (`timm-asap heal`) or fine-tuned before the network classifies well. A star marks weights that come with
-this package, and were trained as the twin.
+{twins} alias-free twins of timm's networks in {families} families, with {tags} pretrained tags. The weights behind a
+tag are in one of three states:
+
+- **upstream** (no mark): trained by others **without** ASAP. They load strictly and keep their licence, and are a
+  starting point: adapt (`timm-asap adapt`) or fine-tune the network before it classifies.
+- **adapted** (`+`): upstream weights that were taught the plain network's predictions, without labels; they come with
+  this package.
+- **trained** (`*`): trained as the twin; they come with this package.
 
 GMACs are multiply-adds of convolutions and linear layers for one image of the input size; "+ %" is what the operators
 add. "Sites" are downsampling layers that are alias-free in the twin, "left" those that are not; the table after the

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from timm.models import split_model_name_tag
 from timm.models._pretrained import PretrainedCfg
 
-__all__ = ["WEIGHTS", "is_shipped", "shipped_cfgs"]
+__all__ = ["WEIGHTS", "is_adapted", "is_shipped", "shipped_cfgs"]
 
 WEIGHTS = Path(__file__).with_name("weights")
 
@@ -29,8 +30,13 @@ def shipped_cfgs(architecture: str) -> dict[str, PretrainedCfg]:
 
 
 def is_shipped(name: str) -> bool:
-    """Whether the weights of a name, `architecture.tag`, come with this package, trained as that architecture."""
+    """Whether the weights of a name, `architecture.tag`, come with this package, made as that architecture."""
     return name in _all_cfgs()
+
+
+def is_adapted(name: str) -> bool:
+    """Whether shipped weights were adapted from upstream's, without labels, rather than trained."""
+    return is_shipped(name) and bool(_config(WEIGHTS / f"{name}.json").get("adapted_from"))
 
 
 @cache
@@ -39,11 +45,15 @@ def _all_cfgs() -> dict[str, PretrainedCfg]:
 
 
 def _pretrained_cfg(path: Path) -> PretrainedCfg:
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = _config(path)
     settings = {key: tuple(v) if isinstance(v, list) else v for key, v in config["pretrained_cfg"].items()}
     return PretrainedCfg(
         **settings,
         file=str(path.with_suffix(".safetensors")),
         label_names=tuple(config["label_names"]),
-        license="mit",
+        license=config.get("license", "mit"),
     )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ from timm_asap.conversion.convert import convert
 from timm_asap.conversion.report import ConversionReport
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.zoo.asap_twins import plain_name, twin_names
-from timm_asap.zoo.shipped import is_shipped
+from timm_asap.zoo.shipped import is_adapted, is_shipped
 
 __all__ = [
     "TwinSummary",
@@ -34,7 +34,11 @@ __all__ = [
     "pretrained_tags",
     "shown_tags",
     "summarize",
+    "weights_state",
 ]
+
+# What follows a tag in tables, by the state of the weights.
+_MARKS = {"trained": "*", "adapted": "+", "upstream": ""}
 
 _SHIPPED = Path(__file__).with_name("summary.json")
 
@@ -128,9 +132,19 @@ def pretrained_tags(twin: str) -> list[str]:
 
 
 def shown_tags(twin: str) -> str:
-    """Tags of a twin as tables show them: a star for weights that were trained as the twin."""
-    tags = (tag + "*" * is_shipped(f"{twin}.{tag}") for tag in pretrained_tags(twin))
-    return ", ".join(tags) or "-"
+    """Tags of a twin as tables show them: a star for weights trained as the twin, a plus for adapted ones."""
+    return ", ".join(tag + _MARKS[weights_state(f"{twin}.{tag}")] for tag in pretrained_tags(twin)) or "-"
+
+
+def weights_state(name: str) -> str:
+    """The state of a twin's weights, `architecture.tag`.
+
+    Returns:
+        "trained" as the twin, "adapted" from upstream's without labels, or "upstream": trained without ASAP.
+    """
+    if not is_shipped(name):
+        return "upstream"
+    return "adapted" if is_adapted(name) else "trained"
 
 
 @cache

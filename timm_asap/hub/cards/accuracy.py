@@ -79,6 +79,10 @@ def _headline(records: RunRecords) -> Iterator[tuple[str, float, tuple[float, fl
     elif records.healing is not None:
         accuracy, images = records.healing["accuracy"]["healed"], records.healing["test_images"]
         yield where, accuracy, _wilson(accuracy, images), images, "clean"
+    if records.adaptation is not None:
+        after = records.adaptation["after"]
+        where = "same top class as the plain network, held-out images"
+        yield where, after["agreement"], tuple(after["agreement_interval"]), after["images"], "fidelity"
     corrupted = of_measure(records, "corruption")
     means = corruption_means(records)
     if "all" in means:

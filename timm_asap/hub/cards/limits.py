@@ -23,7 +23,9 @@ _MEASURES = {
 def _evaluate_line(records: RunRecords, repo: str | None) -> str:
     """The command that measures robustness on the data of the run."""
     words = ["timm-asap", "evaluate", f"hf-hub:{repo}" if repo else records.shown_folder, "--dataset"]
-    if records.config is None:
+    if records.adaptation is not None:
+        source = {"dataset": "NAME"}
+    elif records.config is None:
         source = records.healing
     else:
         source = records.config
@@ -46,6 +48,12 @@ def limits(records: RunRecords, repo: str | None = None) -> list[str]:
         f"It knows the {records.data['classes']:,} classes of {records.data_name}, and was tried on images prepared "
         f"as {size} (channels, height, width): other data, sizes and cameras are untried."
     ]
+    if records.adaptation is not None:
+        found = [
+            f"It knows the {records.data['classes']:,} classes of {records.origin}, whose predictions it imitates, "
+            f"mistakes included; how often they are right was not measured here. Images were prepared as {size} "
+            "(channels, height, width)."
+        ]
     if records.config is not None:
         found.append(
             f"The weights of one run, with seed {records.config['seed']}: runs of other seeds end higher or lower, and "

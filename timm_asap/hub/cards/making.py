@@ -12,7 +12,7 @@ from timm_asap.training.options.augmentation import AugmentationOptions
 from timm_asap.training.options.model import ModelOptions
 from timm_asap.training.options.optimization import OptimizationOptions
 
-__all__ = ["healing_lines", "training_lines"]
+__all__ = ["adaptation_lines", "healing_lines", "training_lines"]
 
 _CONCERNS = (OptimizationOptions, AugmentationOptions, AdversarialOptions, ModelOptions)
 # Said in sentences of their own, or in the table of the model.
@@ -63,9 +63,15 @@ def healing_lines(records: RunRecords) -> list[str]:
     swapped = "had its strides swapped for alias-free ones, its weights kept" if was_plain else "was alias-free already"
     lines = [
         f"{records.origin} {swapped}.",
-        f"Then {report['images']:,} training images of {records.data_name}, without labels, re-estimated "
+        f"Then {report['images']:,} training images of {records.data_name}, without labels, changed the statistics of "
         f"{len(report['batchnorm'])} BatchNorm layers.",
     ]
+    if "fidelity" in healing and healing["fidelity"]["after"]["kl"] is not None:
+        before, after = (healing["fidelity"][name] for name in ("before", "after"))
+        lines.append(
+            f"Fidelity to the plain network on {after['images']:,} images held out of this. Before: "
+            f"{_fidelity(before)}. After: {_fidelity(after)}. A repair that did not help was not kept."
+        )
     if report["sites"]:
         refitted = sum(site["refitted"] for site in report["sites"])
         lines.append(
@@ -74,6 +80,37 @@ def healing_lines(records: RunRecords) -> list[str]:
     if report["note"]:
         lines.append(report["note"])
     return lines
+
+
+def adaptation_lines(records: RunRecords) -> list[str]:
+    """How a twin learned the plain network's predictions; none where it did not."""
+    adaptation, facts = records.adaptation, records.facts
+    if adaptation is None:
+        return []
+    after, before = adaptation["after"], adaptation["before"]
+    lines = [
+        f"Started from the weights of {records.origin}, with alias-free strides. No label was used: the network "
+        f"learned the predictions of {adaptation['teacher']} on the same random crops.",
+        f"Data: {records.data['source']}; {records.data['train_images']:,} to adapt on, {after['images']:,} held "
+        "out to measure fidelity on.",
+        f"{adaptation['steps']:,} optimizer steps; {_duration(records)} on {facts['hardware']}.",
+        f"Fidelity to the plain network on the held-out images. Before: {_fidelity(before)}. After: "
+        f"{_fidelity(after)}. This is agreement with another network: no label was looked at, and it does not say "
+        "how often either is right.",
+        f"Versions: {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}.",
+    ]
+    return lines
+
+
+def _fidelity(found: Mapping[str, Any]) -> str:
+    low, high = found["agreement_interval"]
+    text = f"the same top class on {found['agreement']:.1f} % (95 % interval {low:.1f} to {high:.1f})"
+    if found["confident_agreement"] is not None:
+        text += (
+            f", on {found['confident_agreement']:.1f} % of the {found['confident_images']:,} where the plain network "
+            "gives its top class a probability above 0.3"
+        )
+    return f"{text}; KL divergence {found['kl']:.3f} nats"
 
 
 def _data(records: RunRecords) -> str:

@@ -33,6 +33,7 @@ def metadata(records: RunRecords, licence: Licence) -> ModelCardData:
     if records.origin is not None and records.origin.hub_id is not None:
         base = {"base_model": records.origin.hub_id, "base_model_relation": "finetune"}
     hub_id = records.data["hub_id"]
+    results = list(_results(records))
     return ModelCardData(
         library_name="timm",
         pipeline_tag=_TASK,
@@ -42,21 +43,22 @@ def metadata(records: RunRecords, licence: Licence) -> ModelCardData:
         tags=tags,
         datasets=[hub_id] if hub_id else None,
         **base,
-        metrics=["accuracy"],
-        model_name=records.name,
-        eval_results=list(_results(records)),
+        metrics=["accuracy"] if results else None,
+        model_name=records.name if results else None,
+        eval_results=results or None,
     )
 
 
 def _results(records: RunRecords) -> Iterator[EvalResult]:
     """Clean, corrupted and attacked accuracy; without an evaluation, what training or healing ended with."""
     if records.evaluation is None:
-        yield _of_the_run(records)
+        if records.adaptation is None:  # its fidelity is no accuracy
+            yield _of_the_run(records)
         return
     data = records.evaluation.content["data"]
     where = (measured_on(records), data["hub_id"], data["split"])
     clean = of_measure(records, "clean")
-    if not clean:
+    if not clean and records.adaptation is None:
         yield _of_the_run(records)
     for result in clean:
         yield _accuracy(*where, f"clean, {result['images']:,} images", result["accuracy"])

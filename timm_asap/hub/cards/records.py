@@ -21,12 +21,13 @@ from timm_asap.hub.cards.comparison import COMPARISON, check_comparison
 from timm_asap.hub.cards.origin import Origin, find_origin
 from timm_asap.hub.cards.privacy import cut_paths
 from timm_asap.training.facts import hub_id_of
-from timm_asap.training.run_folder import RunFolder
+from timm_asap.training.run_folder import ADAPTATION, RunFolder
 from timm_asap.zoo import is_twin, plain_name
 
 __all__ = ["RunRecords", "is_run", "read_records"]
 
 _TRAINED = ("config.yaml", "run.json", "metrics.jsonl", "result.json", "config.json", "model.safetensors")
+_ADAPTED = ("config.yaml", "run.json", "metrics.jsonl", ADAPTATION, "config.json", "model.safetensors")
 _HEALED = ("heal.json", "config.json", "model.safetensors")
 
 # Data sets that are called by the kind of their files, and what their source says then.
@@ -44,12 +45,13 @@ class RunRecords:
     Args:
         folder: The run folder.
         model: Its network.
-        data: What it was trained or healed with: name, hub_id, source, classes, test_name and more.
+        data: What it was trained, healed or adapted with: name, hub_id, source, classes, test_name and more.
         config: config.yaml; None for a model that was only healed.
         facts: run.json; likewise.
         epochs: The lines of metrics.jsonl; likewise none.
         result: result.json; likewise.
         healing: heal.json, where there is one.
+        adaptation: adapt.json, where there is one; config, result and healing are then None.
         evaluation: evaluation.json, where it was measured on these weights.
         evaluation_is_stale: Whether there is one of other weights.
         comparison: comparison.json, where there is one and an evaluation.
@@ -65,6 +67,7 @@ class RunRecords:
     epochs: tuple[Mapping[str, Any], ...]
     result: Mapping[str, Any] | None
     healing: Mapping[str, Any] | None
+    adaptation: Mapping[str, Any] | None
     evaluation: Record | None
     evaluation_is_stale: bool
     comparison: Mapping[str, Any] | None
@@ -128,19 +131,27 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
     """Read a run.
 
     Args:
-        folder: What train.py or `timm-asap heal` wrote.
+        folder: What train.py, `timm-asap heal` or `timm-asap adapt` wrote.
         with_comparison: Whether to read comparison.json.
 
     Raises:
         UserError: If a record is missing, damaged or holds NaN, or the comparison is of an older evaluation.
     """
-    is_trained = _check_files(folder)
-    config = facts = result = None
+    kind = _check_files(folder)
+    config = facts = result = healing = adaptation = None
     epochs: list[dict[str, Any]] = []
-    if is_trained:
+    if kind == "adapted":
+        epochs = [epoch for epoch in _read_epochs(folder) if epoch["epoch"] > 0]  # 0 is the state before
+        facts, adaptation = read_json(folder / "run.json"), read_json(folder / ADAPTATION)
+        if "after" not in adaptation:
+            raise UserError(
+                f"{folder} holds no finished run: continue it with timm-asap adapt --output {folder} --resume"
+            )
+    elif kind == "trained":
         config, epochs = _read_config(folder), _read_epochs(folder)
         facts, result = read_json(folder / "run.json"), read_json(folder / "result.json")
-    healing = read_json(folder / "heal.json") if (folder / "heal.json").is_file() else None
+    if kind != "adapted" and (folder / "heal.json").is_file():
+        healing = read_json(folder / "heal.json")
     model = open_model(f"local-dir:{folder}")
     if result is not None and result.get("weights_sha256", model.weights_sha256) != model.weights_sha256:
         raise UserError(
@@ -150,7 +161,8 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
     if config is not None:
         origin = find_origin(config["model"], config["pretrained"], config["model_kwargs"])
     else:
-        origin = find_origin(healing["model"], pretrained=True)
+        started_from = healing["model"] if kind == "healed" else _read_config(folder)["model"]
+        origin = find_origin(started_from, pretrained=True)
     evaluation, is_stale = _read_evaluation(folder, model)
     comparison = None
     if with_comparison and evaluation is not None and (folder / COMPARISON).is_file():
@@ -165,6 +177,7 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
         epochs=tuple(epochs),
         result=cut_paths(result),
         healing=cut_paths(healing),
+        adaptation=cut_paths(adaptation),
         evaluation=evaluation,
         evaluation_is_stale=is_stale,
         comparison=cut_paths(comparison),
@@ -176,20 +189,26 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a finished run, which has a card."""
-    return any(all((folder / name).is_file() for name in names) for names in (_TRAINED, _HEALED))
+    return any(all((folder / name).is_file() for name in names) for names in (_TRAINED, _ADAPTED, _HEALED))
 
 
-def _check_files(folder: Path) -> bool:
-    """See that a run is complete; whether it was trained."""
+def _check_files(folder: Path) -> str:
+    """See that a run is complete; whether it was "trained", "healed" or "adapted"."""
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: expected a run folder")
-    is_trained = (folder / "config.yaml").is_file() or not (folder / "heal.json").is_file()
-    for name in _TRAINED if is_trained else _HEALED:
+    if (folder / ADAPTATION).is_file():
+        kind, needed = "adapted", _ADAPTED
+    elif (folder / "heal.json").is_file() and not (folder / "config.yaml").is_file():
+        kind, needed = "healed", _HEALED
+    else:
+        kind, needed = "trained", _TRAINED
+    for name in needed:
         if not (folder / name).is_file():
             raise UserError(
-                f"{folder} holds no finished run: {name} is missing; expected what train.py or timm-asap heal wrote"
+                f"{folder} holds no finished run: {name} is missing; expected what train.py, timm-asap heal or "
+                "timm-asap adapt wrote"
             )
-    return is_trained
+    return kind
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -49,12 +49,16 @@ class ModelOptions:
     """Share of the loss that the teacher's answers make up, from 0 to 1; the labels make up the rest."""
     teacher_temperature: float = 4.0
     """Temperature that softens both networks' answers (Hinton et al., arXiv 1503.02531)."""
+    teacher_features: float = 0.0
+    """Weight of the relative squared distance between the two networks' maps after each alias-free layer; for a
+    teacher that has the same layers, as the plain original of a twin."""
 
     def __post_init__(self) -> None:
         check_range(self, "drop_rate drop_path_rate", 0, 1, open_high=True)
         check_range(self, "image_size train_image_size", 16)
         check_range(self, "crop_pct", 0, 1, open_low=True)
         check_range(self, "teacher_weight", 0, 1)
+        check_range(self, "teacher_features", 0)
         check_range(self, "teacher_temperature", 0, open_low=True)
         for name in ("drop_rate", "drop_path_rate"):
             if getattr(self, name) is not None and name in self.model_kwargs:

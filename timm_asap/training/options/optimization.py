@@ -57,6 +57,9 @@ class OptimizationOptions:
     ema: float | None = None
     """Decay per step of an exponential moving average of the weights, such as 0.9998; it is what is then tested and
     saved. Its first steps average over fewer (timm's warm-up)."""
+    freeze_bn: bool = False
+    """Leave the statistics of BatchNorm layers as they are, and normalise by them in training too: for images that are
+    few, or unlike those that the weights were trained on."""
     early_stop: int | None = None
     """Stop after this many epochs without a better validation accuracy; needs --val-share."""
 

@@ -1,0 +1,31 @@
+"""`timm-asap adapt MODEL`: teaches a twin the plain network's predictions, on images without labels."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from timm_asap._start import importing, own_program
+from timm_asap.command_line import parse
+
+
+def main(argv: Sequence[str]) -> None:
+    """Adapt, write, and print what it brought."""
+    with importing(own_program()):
+        from timm_asap.healing.adapt import AdaptConfig, run_adaptation
+        from timm_asap.hub import write_card
+
+    config = parse(AdaptConfig, argv, prog="timm-asap adapt")
+    result = run_adaptation(config)
+    if not result.is_main_process:
+        return
+    if result.stopped:
+        again = f"timm-asap adapt --output {shlex.quote(str(result.run_folder))} --resume"
+        print(f"stopped, and saved after step {result.steps:,}; continue with: {again}")
+        return
+    write_card(result.run_folder)
+    print(f"before: {result.before}")
+    print(f"after:  {result.after}")
+    if not result.after.is_better_than(result.before):
+        print("this did not help: more images, more steps or a lower --lr may")
+    print(result.load_line)

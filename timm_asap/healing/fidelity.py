@@ -1,0 +1,170 @@
+"""Fidelity: how close the predictions of a network are to those of the plain network that it was made of.
+
+Agreement is no accuracy: the plain network may be wrong, and its twin wrong with it. No labels are needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from timm_asap.healing.batchnorm import measuring
+
+__all__ = ["CONFIDENT", "Fidelity", "Outputs", "compare_outputs", "divergence", "measure_fidelity", "outputs_of"]
+
+CONFIDENT = 0.3
+"""Probability of the plain network's top class from which on its prediction counts as confident."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How close a network's outputs are to the plain network's, over some images.
+
+    Attributes:
+        images: Number of images.
+        error: `|output - plain| / |plain|` over all of them.
+        agreement: Percent of the images with the same top class; None where the outputs are no logits.
+        agreement_interval: Its 95 % Wilson score interval, in percent, the images taken as independent draws.
+        confident_images: Images on which the plain network gives its top class a probability above 0.3.
+        confident_agreement: Percent of those with the same top class; None where there are none.
+        kl: Mean Kullback-Leibler divergence of the network from the plain one, `sum p log(p / q)`, in nats.
+        kl_interval: Its 95 % interval, mean plus and minus 1.96 standard errors.
+    """
+
+    images: int
+    error: float
+    agreement: float | None = None
+    agreement_interval: tuple[float, float] | None = None
+    confident_images: int = 0
+    confident_agreement: float | None = None
+    kl: float | None = None
+    kl_interval: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, plain: torch.Tensor, output: torch.Tensor, *, logits: bool = True) -> Fidelity:
+        """Compare outputs.
+
+        Args:
+            plain: (N, K) outputs of the plain network, floating point.
+            output: (N, K) outputs of the other one for the same images.
+            logits: Whether they are logits of K classes, or else features.
+        """
+        plain, output = plain.double(), output.double()
+        norm = plain.norm().item()
+        distance = (output - plain).norm().item()
+        error = distance / norm if norm else (math.inf if distance else 0.0)
+        if not logits or plain.shape[1] < 2:
+            return cls(len(plain), error)
+        same = plain.argmax(dim=1) == output.argmax(dim=1)
+        confident = plain.softmax(dim=1).amax(dim=1) > CONFIDENT
+        kl = divergence(plain, output)
+        mean = kl.mean().item()
+        half = 1.959964 * kl.std().item() / math.sqrt(len(kl)) if len(kl) > 1 else math.inf
+        return cls(
+            images=len(plain),
+            error=error,
+            agreement=100 * same.double().mean().item(),
+            agreement_interval=_wilson(int(same.sum()), len(same)),
+            confident_images=int(confident.sum()),
+            confident_agreement=100 * same[confident].double().mean().item() if confident.any() else None,
+            kl=mean,
+            kl_interval=(max(0.0, mean - half), mean + half),
+        )
+
+    def is_better_than(self, other: Fidelity) -> bool:
+        """Whether the divergence is lower and the agreement no lower; of outputs that are no logits, the error."""
+        if self.kl is None:
+            return self.error < other.error
+        return self.kl < other.kl and self.agreement >= other.agreement
+
+    def __str__(self) -> str:
+        if self.agreement is None:
+            return f"relative error {self.error:.3f}"
+        low, high = self.agreement_interval
+        text = f"agreement {self.agreement:.1f} % ({low:.1f} to {high:.1f})"
+        if self.confident_agreement is not None:
+            text += f", {self.confident_agreement:.1f} % where plain is confident"
+        return f"{text}, KL {self.kl:.3f}"
+
+
+def divergence(plain: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """Kullback-Leibler divergence of the predictions `output` (N, K) from `plain` (N, K), logits: nats, (N,)."""
+    p, q = plain.log_softmax(dim=1), output.log_softmax(dim=1)
+    return F.kl_div(q, p, log_target=True, reduction="none").sum(dim=1)
+
+
+class Outputs(NamedTuple):
+    """What a model gives for some images."""
+
+    values: torch.Tensor
+    """(N, K), float32, on the CPU; maps and lists of tensors are flattened."""
+    logits: bool
+    """Whether they are logits: a single tensor (B, K), of a model that does not say that it has no classifier."""
+
+
+@torch.no_grad()
+def outputs_of(model: nn.Module, batches: Iterable[torch.Tensor]) -> Outputs:
+    """What a model gives for some images, in evaluation mode, its flags left as found.
+
+    Args:
+        model: Any network with parameters.
+        batches: Images (B, C, H, W), normalised.
+
+    Raises:
+        TypeError: If its output holds no tensors.
+    """
+    parameter = next(model.parameters())
+    found, logits = [], getattr(model, "num_classes", None) != 0
+    with measuring(model, by_batch=False):
+        for batch in batches:
+            output = model(batch.to(parameter.device, parameter.dtype))
+            logits = logits and isinstance(output, torch.Tensor) and output.ndim == 2
+            found.append(_flat(output).float().cpu())
+    return Outputs(torch.cat(found), logits)
+
+
+def compare_outputs(plain: Outputs, output: Outputs) -> Fidelity:
+    """The fidelity that two networks' outputs for the same images show.
+
+    Raises:
+        ValueError: If those of the plain network are not finite.
+    """
+    if not plain.values.isfinite().all():
+        raise ValueError("the plain network's output is not finite: check the images and the model's weights")
+    return Fidelity.of(plain.values, output.values, logits=plain.logits)
+
+
+def measure_fidelity(plain: nn.Module, model: nn.Module, batches: Iterable[torch.Tensor]) -> Fidelity:
+    """Compare a network with the plain one that it was made of.
+
+    Args:
+        plain: The plain network.
+        model: The other one, with the same classes.
+        batches: Images (B, C, H, W), normalised; gone through twice.
+
+    Raises:
+        ValueError: If the plain network's output is not finite.
+    """
+    return compare_outputs(outputs_of(plain, batches), outputs_of(model, batches))
+
+
+def _flat(output: object) -> torch.Tensor:
+    """(B, K) of a tensor or of a list of them."""
+    if isinstance(output, torch.Tensor):
+        return output.flatten(1)
+    if isinstance(output, (list, tuple)) and output and all(isinstance(part, torch.Tensor) for part in output):
+        return torch.cat([part.flatten(1) for part in output], dim=1)
+    raise TypeError(f"model: expected an output of one tensor or a list of them, got {type(output).__name__}")
+
+
+def _wilson(right: int, total: int) -> tuple[float, float]:
+    # imported here: the core does not need the packages of evaluation unless something is measured
+    from timm_asap.evaluation.intervals import wilson_interval
+
+    return wilson_interval(right, total)
