@@ -7,15 +7,16 @@ from collections.abc import Sequence
 
 from timm_asap._start import importing, own_program
 from timm_asap.command_line import parse
+from timm_asap.training.options.adapt import AdaptConfig
 
 
 def main(argv: Sequence[str]) -> None:
     """Adapt, write, and print what it brought."""
+    config = parse(AdaptConfig, argv, prog="timm-asap adapt")
     with importing(own_program()):
-        from timm_asap.healing.adapt import AdaptConfig, run_adaptation
+        from timm_asap.healing.adapt import run_adaptation
         from timm_asap.hub import write_card
 
-    config = parse(AdaptConfig, argv, prog="timm-asap adapt")
     result = run_adaptation(config)
     if not result.is_main_process:
         return

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 import yaml
 from accelerate import Accelerator, DistributedType
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -32,7 +31,7 @@ from timm_asap.training.epoch import Stopped, start_sums, train_epoch
 from timm_asap.training.export import export_model
 from timm_asap.training.facts import run_facts
 from timm_asap.training.loaders import build_test_loader
-from timm_asap.training.options.flags import Precision, check_range
+from timm_asap.training.options.adapt import AdaptConfig
 from timm_asap.training.plan import Plan
 from timm_asap.training.plots import learning_curves
 from timm_asap.training.run import Run
@@ -43,10 +42,6 @@ from timm_asap.zoo import AsapOptions, create_model
 
 __all__ = ["AdaptConfig", "AdaptResult", "adapt", "run_adaptation"]
 
-_STEM = {"auto": "auto", "true": True, "false": False}
-
-# What to do with a run, as opposed to what it is: not recorded.
-_ACTIONS = frozenset({"resume", "overwrite"})
 # Where a continued run may differ from what it was started as.
 _MAY_CHANGE_ON_RESUME = frozenset({"output", "data_dir", "images", "num_workers", "skip_unreadable"})
 
@@ -58,117 +53,6 @@ _REFIT_IMAGES = 320
 _TIMED_STEPS = 3
 _LOADING_TAKES = 1.25
 """A step with its images takes so many times what the networks take; measured on two CPU cores at 160 pixels."""
-
-
-@dataclass(frozen=True)
-class AdaptConfig:
-    """Adapt a twin to the plain network's predictions, without labels, and write one run folder."""
-
-    model: tyro.conf.Positional[str] = ""
-    """A pretrained model of timm such as resnet50.a1_in1k, its twin, a run folder, or hf-hub:NAME."""
-    images: str | None = None
-    """Folder of images, of any kind and without labels; looked through with all that is under it."""
-    held_out: str | None = None
-    """Folder of images to measure fidelity on; by default a fifth of --images, which is then not trained on."""
-    dataset: str | None = None
-    """Instead of --images: a data set as train.py names it; its labels are ignored."""
-    data_dir: str | None = None
-    """Folder that holds the files of --dataset."""
-    image_key: str | None = None
-    """Column of --dataset that holds the images; by default the only one that does."""
-    label_key: str | None = None
-    """Column of --dataset that holds the labels; by default the only one that does."""
-    skip_unreadable: bool = False
-    """Leave out images that cannot be read, with a warning, instead of stopping."""
-    output: str | None = None
-    """Folder of the run; by default runs/TWIN.adapted."""
-    steps: int | None = None
-    """Optimizer steps; by default as many as --minutes allow."""
-    minutes: float | None = None
-    """Time to train for, as a step is timed at the start; 30 by default."""
-    batch_size: int = 32
-    """Images per optimizer step, over all processes together."""
-    lr: float = 3e-4
-    """Peak learning rate of AdamW; a cosine brings it to 0."""
-    features: float = 0.0
-    """Weight of the relative squared distance between both networks' maps after each alias-free layer."""
-    refit: bool = True
-    """First refit every convolution in closed form, and move the BatchNorm statistics, where it helps."""
-    blend: float = 0.0
-    """Share of the steps over which the plain strides turn into the alias-free ones, from one end to the other; 0
-    trains the twin from the first step."""
-    train_image_size: int | None = None
-    """Side in pixels of large images in training; by default about 0.7 of the network's own, which is what fidelity
-    is measured at."""
-    crop_scale: float = 0.1
-    """Least share of the area of a large image that its random crop keeps."""
-    mixup: float = 0.0
-    """Alpha of mixup: images are blended by a share drawn from Beta(alpha, alpha); the teacher sees the same blend."""
-    teacher: str | None = None
-    """Network to learn from; by default MODEL with its strides as they were."""
-    layout: str | None = None
-    """preserve (default) or paper."""
-    window: str | None = None
-    """asap (default), hamming or flc."""
-    boundary: str | None = None
-    """circular (default), reflect or zero."""
-    stem: Annotated[str | None, tyro.conf.arg(metavar="auto|true|false")] = None
-    """Whether the first layer of the image is converted; auto (default): where its stride is 2 or 3."""
-    mixed_precision: Precision = None
-    """Precision of the forward and backward pass; by default what accelerate is configured for, else fp32."""
-    num_workers: int = 0
-    """Worker processes that prepare large images."""
-    seed: int = 0
-    """Seeds the order of the images and their augmentation."""
-    resume: bool = False
-    """Continue the run in the output folder where it was stopped; start it if there is none."""
-    overwrite: bool = False
-    """Replace the run in the output folder."""
-
-    def __post_init__(self) -> None:
-        check_range(self, "steps", 1)
-        check_range(self, "batch_size", 2)
-        check_range(self, "minutes lr", 0, open_low=True)
-        check_range(self, "features mixup num_workers seed", 0)
-        check_range(self, "crop_scale", 0, 1, open_low=True)
-        check_range(self, "blend", 0, 1)
-        check_range(self, "train_image_size", 16)
-        for name in ("images", "held_out", "data_dir", "output"):
-            if getattr(self, name) is not None and not getattr(self, name).strip():
-                raise UserError(f"{flag(name)} is empty: expected a folder")
-        if self.steps is not None and self.minutes is not None:
-            raise UserError("--steps and --minutes both say how long: give only one of them")
-        if self.images is not None and self.dataset is not None:
-            raise UserError("--images and --dataset both name the images: give only one of them")
-        if self.held_out is not None and self.images is None:
-            raise UserError("--held-out goes with --images: a data set has a test split of its own")
-        if self.resume and self.overwrite:
-            raise UserError("--resume continues a run and --overwrite replaces it: give only one of them")
-        if self.stem is not None and self.stem not in _STEM:
-            raise UserError(f"--stem: expected auto, true or false, got {self.stem!r}")
-        try:
-            AsapOptions(**self.asap_kwargs)
-        except ValueError as error:
-            raise UserError(str(error)) from error
-
-    @property
-    def asap_kwargs(self) -> dict[str, Any]:
-        """The `asap_*` keywords that were given."""
-        given = {f"asap_{name}": getattr(self, name) for name in ("layout", "window", "boundary")}
-        given["asap_stem"] = None if self.stem is None else _STEM[self.stem]
-        return {name: value for name, value in given.items() if value is not None}
-
-    @property
-    def run_folder(self) -> Path:
-        """The folder of the run."""
-        if self.output is not None:
-            return Path(self.output)
-        name = self.model.rpartition(":")[2].replace("\\", "/").rstrip("/").split("/")[-1]
-        return Path("runs") / f"{name.partition('.')[0].removesuffix('_asap')}_asap.adapted"
-
-    def recorded(self) -> dict[str, Any]:
-        """What config.yaml holds."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ACTIONS}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from timm_asap.strided import is_converted, unwear
+from timm_asap.conversion.strided import detach, is_converted
 
 __all__ = ["Blend"]
 
@@ -33,7 +33,7 @@ class Blend:
                 plain = copy.copy(layer)  # its own class and strides, the same parameters and submodules
                 plain._forward_hooks = type(layer._forward_hooks)()
                 plain._forward_pre_hooks = type(layer._forward_pre_hooks)()
-                unwear(plain)
+                detach(plain)
                 self._handles.append(layer.register_forward_hook(self._hook(plain)))
 
     def _hook(self, plain: nn.Module) -> Any:

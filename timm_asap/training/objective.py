@@ -13,9 +13,9 @@ from timm.loss import BinaryCrossEntropy
 from torch import nn
 
 from timm_asap.adversarial import AdversarialState, adversarial_loss
+from timm_asap.conversion.strided import is_converted
 from timm_asap.data import MixupConfig, build_mixup
 from timm_asap.errors import UserError
-from timm_asap.strided import is_converted
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.plan import Plan
 
