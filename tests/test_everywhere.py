@@ -61,7 +61,7 @@ def test_autocast(dtype, network, images):
 
 
 # Forward-mode differentiation makes PyTorch load decompositions that it compiles with its own deprecated jit.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
 def test_func_transforms(empty_cache):
     pool = AsapPool2d()
     x = torch.randn(4, 2, 3, 8, 6)

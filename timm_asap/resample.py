@@ -168,7 +168,7 @@ def _matrix(
 def _output_size(kind: str, n: int, stride: int) -> int:
     if kind == "upsample":
         return n * stride
-    return n if kind == "lowpass" else -(-n // stride)
+    return n if kind == "lowpass" else (n + stride - 1) // stride
 
 
 # Below, sizes decided by measurement on two CPU cores (AVX-512, float32, PyTorch 2.15): `benchmarks/pooling.py`.
