@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,9 +93,7 @@ def _write(options: DemoOptions, pair: DemoPair) -> None:
 
 
 def _serve(options: DemoOptions, pair: DemoPair) -> None:
-    # a service that is stopped deletes what visitors left, too
-    signal.signal(signal.SIGTERM, _stop)
-    with tempfile.TemporaryDirectory(prefix="timm_asap_demo_") as folder:
+    with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="timm_asap_demo_") as folder:
         from timm_asap.demo.examples import write_examples
 
         pictures = Path(folder) / "examples"
@@ -125,5 +124,15 @@ def _serve(options: DemoOptions, pair: DemoPair) -> None:
             app.close(verbose=False)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises SystemExit: a service that is stopped deletes what visitors left, too."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
