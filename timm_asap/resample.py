@@ -2,15 +2,15 @@
 
 `y = R_h x R_w^T`, with a matrix less or more for an axis less or more, is all that runs in a network. The matrices are
 constants: they are built in float64 from `timm_asap.spectral`, cast once, kept in a bounded cache, and never enter a
-state dict. A graph of `torch.compile` looks them up by an operator of its own; a graph that is exported holds the
-arithmetic itself (`timm_asap.traced`).
+state dict. A graph of `torch.compile` holds the whole product as one operator, `timm_asap::resample`; a graph that is
+exported holds the arithmetic itself (`timm_asap.traced`).
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
@@ -119,38 +119,10 @@ class MatrixCache:
 matrix_cache = MatrixCache(_CACHE_BYTES)
 
 
-@torch.library.custom_op(
-    "timm_asap::matrix",
-    mutates_args=(),
-    schema="(str kind, SymInt[] sizes, int[] strides, str window, str boundary, ScalarType dtype, Device device)"
-    " -> Tensor",
-)
-def _compiled_matrix(
-    kind: str,
-    sizes: tuple[int, ...],
-    strides: tuple[int, ...],
-    window: str,
-    boundary: str,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> torch.Tensor:
-    """One node of a compiled graph, for any size. A copy: a compiler may write into a buffer that it has read."""
-    return matrix_cache.get(_Key(kind, tuple(sizes), tuple(strides), window, boundary, dtype, device)).clone()
-
-
-@_compiled_matrix.register_fake
-def _(kind, sizes, strides, window, boundary, dtype, device):
-    rows = [_output_size(kind, n, s) for n, s in zip(sizes, strides, strict=True)]
-    return torch.empty((prod(rows), prod(sizes)), dtype=dtype, device=device)
-
-
 def _matrix(
     kind: str, sizes: tuple[int, ...], strides: tuple[int, ...], window: str, boundary: str, x: torch.Tensor
 ) -> torch.Tensor:
     """The matrix in the dtype and on the device of `x`."""
-    if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
-        # A tracer has its own ways with constants in every release; an operator with a fake is the documented one.
-        return _compiled_matrix(kind, sizes, strides, window, boundary, x.dtype, x.device)
     if (
         torch.compiler.is_dynamo_compiling()
         or torch.jit.is_tracing()
@@ -194,16 +166,22 @@ def is_known(condition: object) -> bool:
 
 @dataclass(eq=False)  # PyTorch 2.7's compiler follows one, and stumbles over a NamedTuple
 class _Operators:
-    """The matrices of one call, one per axis of the grid: which there are, and how large."""
+    """The matrices of one call, one per axis of the grid: which there are, and how large.
+
+    Transposed, they are those of the gradient: from the grid of the output back to `size`.
+    """
 
     kind: str
     size: tuple[int, ...]
     stride: tuple[int, ...]
     window: str
     boundary: str
+    transposed: bool = False
 
     @property
     def output_size(self) -> tuple[int, ...]:
+        if self.transposed:
+            return self.size
         return tuple(_output_size(self.kind, n, s) for n, s in zip(self.size, self.stride, strict=True))
 
     def resizes(self, axis: int) -> bool:
@@ -213,10 +191,8 @@ class _Operators:
     def fit_one_plane(self) -> bool:
         if len(self.size) != 2 or not (self.resizes(0) and self.resizes(1)):
             return False
-        is_small = prod(self.size) * prod(self.output_size) <= _DENSE_PLANE
-        if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
-            return is_small  # a guard: small maps get a graph of their own
-        return is_known(is_small)
+        outputs = prod(_output_size(self.kind, n, s) for n, s in zip(self.size, self.stride, strict=True))
+        return is_known(prod(self.size) * outputs <= _DENSE_PLANE)
 
     def axes(self, x: torch.Tensor) -> list[torch.Tensor | None]:
         """The matrix of every axis, None for the identity; equal axes share one, so that a graph holds it once."""
@@ -229,11 +205,16 @@ class _Operators:
             elif alike:
                 matrices.append(matrices[alike[0]])
             else:
-                matrices.append(_matrix(self.kind, (n,), (stride,), self.window, self.boundary, x))
+                matrices.append(self._matrix((n,), (stride,), x))
         return matrices
 
     def plane(self, x: torch.Tensor) -> torch.Tensor:
-        return _matrix(self.kind, self.size, self.stride, self.window, self.boundary, x)
+        """The Kronecker product of both axes' matrices."""
+        return self._matrix(self.size, self.stride, x)
+
+    def _matrix(self, sizes: tuple[int, ...], strides: tuple[int, ...], x: torch.Tensor) -> torch.Tensor:
+        matrix = _matrix(self.kind, sizes, strides, self.window, self.boundary, x)
+        return matrix.transpose(0, 1) if self.transposed else matrix
 
 
 def is_channels_last(x: torch.Tensor) -> bool:
@@ -265,15 +246,26 @@ def resample(x: torch.Tensor, kind: str, stride: tuple[int, ...], window: str, b
     Returns:
         The low-passed or pooled maps, in the dtype and memory format of `x`.
     """
-    operators = _Operators(kind, tuple(x.shape[-len(stride) :]), stride, window, boundary)
-    if not (is_channels_last(x) and x.ndim == len(stride) + 2):
-        return _apply(x, operators)
-    if x.ndim == 5 or x.shape[1] < _FEW_CHANNELS:
-        return to_channels_last(_apply(x.contiguous(), operators))
-    return _apply_channels_last(x, operators)
+    size = tuple(x.shape[-len(stride) :])
+    # The flag, not torch.compiler.is_exporting(): until PyTorch 2.11 torch.compile takes that for true.
+    if torch.compiler.is_dynamo_compiling() and not torch.compiler._is_exporting_flag:
+        return _compiled_resample(_autocast(x), size, kind, stride, window, boundary, False)
+    return _apply(x, _Operators(kind, size, stride, window, boundary))
 
 
 def _apply(x: torch.Tensor, operators: _Operators) -> torch.Tensor:
+    if not _stays_channels_last(x, operators):
+        return _apply_contiguous(x, operators)
+    if x.ndim == 5 or x.shape[1] < _FEW_CHANNELS:
+        return to_channels_last(_apply_contiguous(x.contiguous(), operators))
+    return _apply_channels_last(x, operators)
+
+
+def _stays_channels_last(x: torch.Tensor, operators: _Operators) -> bool:
+    return is_channels_last(x) and x.ndim == len(operators.size) + 2
+
+
+def _apply_contiguous(x: torch.Tensor, operators: _Operators) -> torch.Tensor:
     if operators.fit_one_plane():
         return torch.matmul(x.flatten(-2), operators.plane(x).transpose(0, 1)).unflatten(-1, operators.output_size)
     *others, last = operators.axes(x)
@@ -297,3 +289,62 @@ def _apply_channels_last(x: torch.Tensor, operators: _Operators) -> torch.Tensor
     if width is not None:
         x = torch.matmul(width, x)
     return x.permute(0, 3, 1, 2)
+
+
+# A tracer has its own ways with constants in every release; an operator with a fake and a gradient is the documented
+# one, and one node for any size. The product itself as well, because inductor stumbles over its views: "cannot
+# determine truth value of Relational" in training over sizes, PyTorch 2.14.
+
+
+@torch.library.custom_op(
+    "timm_asap::resample",
+    mutates_args=(),
+    schema="(Tensor x, SymInt[] size, str kind, int[] stride, str window, str boundary, bool transposed) -> Tensor",
+)
+def _compiled_resample(
+    x: torch.Tensor,
+    size: Sequence[int],
+    kind: str,
+    stride: Sequence[int],
+    window: str,
+    boundary: str,
+    transposed: bool,
+) -> torch.Tensor:
+    operators = _Operators(kind, tuple(size), tuple(stride), window, boundary, transposed)
+    y = _apply(x, operators)
+    y = to_channels_last(y) if _stays_channels_last(x, operators) else y.contiguous()
+    return y.clone() if y.data_ptr() == x.data_ptr() else y  # an operator must not return its input
+
+
+@_compiled_resample.register_fake
+def _(x, size, kind, stride, window, boundary, transposed):
+    operators = _Operators(kind, tuple(size), tuple(stride), window, boundary, transposed)
+    if _stays_channels_last(x, operators):
+        return x.new_empty((x.shape[0], *operators.output_size, x.shape[1])).movedim(-1, 1)
+    return x.new_empty((*x.shape[: -len(size)], *operators.output_size))
+
+
+def _keep_arguments(ctx, inputs, output):
+    _, ctx.size, *ctx.names, ctx.transposed = inputs
+
+
+def _transposed_product(ctx, grad):
+    return _compiled_resample(grad, ctx.size, *ctx.names, not ctx.transposed), *[None] * 6
+
+
+_compiled_resample.register_autograd(_transposed_product, setup_context=_keep_arguments)
+
+
+@_compiled_resample.register_vmap
+def _(info, in_dims, x, *arguments):
+    x = x.movedim(in_dims[0], 0)
+    one_batch = x.flatten(0, -2 - len(arguments[0]))
+    return _compiled_resample(one_batch, *arguments).unflatten(0, x.shape[: -1 - len(arguments[0])]), 0
+
+
+def _autocast(x: torch.Tensor) -> torch.Tensor:
+    """What autocast makes of the operand of a product; it does not look into an operator."""
+    device = x.device.type
+    if x.dtype in (torch.float32, torch.float16, torch.bfloat16) and torch.is_autocast_enabled(device):
+        return x.to(torch.get_autocast_dtype(device))
+    return x
