@@ -109,6 +109,8 @@ def test_twins_of_five_families_under_inductor(name, layout, eager_first):
         assert_close(compiled(x), plain(x))
         x = torch.randn(3, 3, 96, 64)
         assert_close(compiled(x), plain(x))
+    if name == "test_convnext":  # PyTorch 2.14 cannot train the plain one at free sizes: "truth value of Relational"
+        torch._dynamo.reset()
     for a, b in zip(train_step(compiled, x), train_step(plain, x), strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-2)
 
