@@ -361,7 +361,19 @@ def _make_plan(config: AdaptConfig, pair: _Pair, dataset: data.ImageDataset) -> 
         crop_pct=1.0 if small else own["crop_pct"],
         augment=augment,
         labelled=False,
+        lr_scales=_sizes_of_weights(pair),
     )
+
+
+def _sizes_of_weights(pair: _Pair) -> dict[str, float]:
+    """The root mean square of each tensor of weights: what a learning rate is a share of.
+
+    AdamW moves every weight by about the learning rate. In a mobile network the tensors' sizes differ a hundredfold,
+    and a rate that moves the large ones destroys the small ones.
+    """
+    sizes = {name: p.detach().double().square().mean().sqrt().item() for name, p in pair.twin.named_parameters()}
+    usual = sum(sizes.values()) / len(sizes)
+    return {name: size or usual for name, size in sizes.items()}
 
 
 class _HeldOut:
@@ -412,7 +424,7 @@ def _run_epoch(run: Run, epoch: int, held_out: _HeldOut) -> Fidelity:
     record = {
         "epoch": epoch + 1,
         "step": run.position.step,
-        "lr": run.optimizer.param_groups[0]["lr"],
+        "lr": run.optimizer.param_groups[0]["lr"] / run.optimizer.param_groups[0]["lr_scale"],
         "train_loss": trained["train_loss"],
         "train_agreement": trained["train_accuracy"],
         **_shown(found),

@@ -12,13 +12,23 @@ from timm_asap.errors import UserError
 from timm_asap.training.config import TrainConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, lr_scales: dict[str, float] | None = None
+) -> torch.optim.Optimizer:
     """The optimizer, with its groups of weight decay and layer decay.
+
+    Args:
+        model: The network.
+        config: The optimizer and its settings.
+        lr_scales: By name of a parameter, its learning rate as a multiple of `config.lr`; instead of other groups.
 
     Raises:
         UserError: If it does not take a keyword, or the model has no groups of layers.
     """
     network = getattr(model, "model", model) if config.layer_decay is not None else model  # PixelModel has no groups
+    if lr_scales is not None:
+        named = ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+        network = [{"params": [p], "lr_scale": lr_scales[name]} for name, p in named]
     try:
         return create_optimizer_v2(
             network,

@@ -41,6 +41,7 @@ class Plan:
         augment: The random changes to the training images.
         teacher: The network that it learns from, or None.
         labelled: Whether the images have labels; without, the teacher's predictions count as right.
+        lr_scales: By name of a parameter, its learning rate as a multiple of the run's; None: 1 for all.
     """
 
     config: TrainConfig
@@ -55,6 +56,7 @@ class Plan:
     augment: data.AugmentConfig | None = None
     teacher: nn.Module | None = None
     labelled: bool = True
+    lr_scales: dict[str, float] | None = None
 
     @property
     def parameters(self) -> int:

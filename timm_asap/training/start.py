@@ -144,7 +144,7 @@ def _prepare(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> Run:
     model = model.to(memory_format=memory_format_of(config))
     sharded = accelerator.distributed_type == DistributedType.FSDP
     blank = copy.deepcopy(model) if sharded else None
-    optimizer = build_optimizer(model, config)
+    optimizer = build_optimizer(model, config, plan.lr_scales)
     train_loader = build_train_loader(plan, accelerator)
     val_loader = None if plan.dataset.val is None else build_test_loader(plan, plan.dataset.val, accelerator)
     test_loader = build_test_loader(plan, plan.dataset.test, accelerator)

@@ -55,9 +55,10 @@ class AdaptConfig:
     """Time to train for, as a step is timed at the start; 30 by default."""
     batch_size: int = 32
     """Images per optimizer step, over all processes together."""
-    lr: float = 3e-4
-    """Peak learning rate of AdamW; a cosine brings it to 0."""
-    features: float = 0.0
+    lr: float = 5e-4
+    """Peak learning rate of AdamW, as a share of the root mean square of each tensor of weights; a cosine brings it to
+    0."""
+    features: float = 1.0
     """Weight of the relative squared distance between both networks' maps after each alias-free layer."""
     refit: bool = True
     """First refit every convolution in closed form, and move the BatchNorm statistics, where it helps."""
