@@ -34,6 +34,7 @@ from timm_asap.conversion.geometry import (
 from timm_asap.conversion.observe import LayerTrace
 from timm_asap.conversion.rewrite import AliasFreeCalls
 from timm_asap.conversion.strided import AsapLayer, LowPassed, is_converted, mixin_for, plain_class, uses_own_forward
+from timm_asap.conversion.watch import module_at
 
 __all__ = [
     "PATCHIFY_STRIDE",
@@ -87,6 +88,7 @@ def _patches(size: Callable[[nn.Module], int]) -> Callable[[nn.Module], Geometry
 _OWN_POOL = "its class has a `forward` of its own, which may compute anything"
 _NO_STRIDE = "the block has no stride that the paper's layout could take away"
 _GATE = "a gate inside attention, enlarged again afterwards"
+_UNITS = "pools tokens in the order of its mask units, not on the grid of the image"
 _KEYS = "a reduction of keys and values inside attention"
 
 _REDUCTION = FunctionalSite("F.max_pool2d", _fixed(3, 2), _same(AliasFreeCalls), pools=True)
@@ -125,8 +127,11 @@ _SITES = {
     ),
     "timm.models.hiera.HieraBlock": FunctionalSite(
         "a maximum over tokens",
-        reason="pools tokens in the order of its mask units, not on the grid of the image",
+        reason=_UNITS,
         applies=lambda block: block.attn.q_stride > 1,
+    ),
+    "transformers.models.hiera.modeling_hiera.HieraLayer": FunctionalSite(
+        "a maximum over tokens", reason=_UNITS, applies=lambda block: block.query_stride > 1
     ),
     "timm.models.inception_v3.InceptionAux": FunctionalSite(
         "F.avg_pool2d", _fixed(5, 3), {"preserve": LowPassed}, reason=_NO_STRIDE
@@ -301,7 +306,7 @@ def reducing_attention(model: nn.Module, name: str, layers: Mapping[str, LayerTr
     path = name.split(".") if name else []
     for depth in range(len(path), -1, -1):
         owner_name = ".".join(path[:depth])
-        owner = model.get_submodule(owner_name)
+        owner = module_at(model, owner_name)
         cls = plain_class(owner)
         if not _ATTENTION.search(cls.__name__) or (depth == len(path) and site_of(owner) is not None):
             continue
