@@ -386,6 +386,22 @@ def test_a_factor_that_is_not_whole_is_said():
         assert "next whole factor" not in str(convert(layer, example=x))
 
 
+def test_an_upsampling_layer_that_shrinks():
+    """Of `nn.Upsample(size=...)` only a pass shows which way it goes."""
+    x, model = image(), nn.Sequential(nn.Upsample(size=20), nn.Upsample(size=40))
+    assert convert(model, dry_run=True).unseen == tuple(
+        f"{name}, {layer}, which shrinks its map or not" for name, layer in model.named_children()
+    )
+    report = convert(model, example=x)
+    assert report.complete
+    assert [site.name for site in report.converted] == ["0"]
+    torch.testing.assert_close(model[0](x), F.interpolate(lowpass2d(x, 2), size=20))
+    assert [site.reason for site in convert(model).left] == ["already converted (preserve, asap, circular)"]
+    other = nn.Sequential(nn.Upsample(size=20), nn.Upsample(size=40))
+    convert(other, like=report)
+    assert torch.equal(other(x), model(x))
+
+
 def test_a_resize_of_the_image_is_called_one():
     report = convert(Function(lambda x: F.interpolate(x, scale_factor=0.25)), example=image())
     assert [site.reason for site in report.left] == ["resizes the image by 4; stem=True converts it"]

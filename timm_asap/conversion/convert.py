@@ -166,7 +166,7 @@ def _find_all(model: nn.Module, options: Options, stem: str | bool, seen: Observ
         operations = seen.at(name) if seen else None
         if is_converted(module) and issubclass(module.asap_mixin, AliasFreeCalls):
             found[name] = Found([row_of(name, plain_class(module).__name__, reason=_already(module))])
-        elif (site := site_of(module)) is not None:
+        elif (site := site_of(module, shrinks=bool(operations))) is not None:
             blocks = [block for owner in _owners(model, name) if (block := functional_site(owner))]
             if any(block.what == f"nn.{site.plain_class.__name__}" for block in blocks):
                 found[name] = Found([], is_part=True)
@@ -350,6 +350,9 @@ def _unseen(model: nn.Module, found: dict[str, Found]) -> tuple[str, ...]:
     """What reading the modules leaves open."""
     lines: dict[str, None] = {}
     classes: dict[str, None] = {}
+    resizing = [n for n, m in model.named_modules() if isinstance(m, nn.Upsample) and m.size and not is_converted(m)]
+    for name in resizing:
+        lines[f"{name or 'the model itself'}, {module_at(model, name)}, which shrinks its map or not"] = None
     for name, module in model.named_modules():
         if is_library_class(plain_class(module)) or is_converted(module):
             continue
@@ -359,7 +362,7 @@ def _unseen(model: nn.Module, found: dict[str, Found]) -> tuple[str, ...]:
                 where = f", {call.where}" if call.file else ""
                 lines[f"{call.name} in {type(module).__name__}{where}, which shrinks its map or not"] = None
     if not classes:
-        return ()
+        return tuple(lines)
     shown = ", ".join(list(classes)[:5]) + (", ..." if len(classes) > 5 else "")
     last = f"what {shown} compute besides; example=(an input) watches a forward pass"
     return (*lines, last)

@@ -203,11 +203,12 @@ class Downsampling:
         return self.mixins.get(layout)
 
 
-def site_of(layer: nn.Module) -> Downsampling | None:
+def site_of(layer: nn.Module, shrinks: bool = False) -> Downsampling | None:
     """How a module downsamples by itself, converted or not; None for most modules.
 
     Args:
         layer: Any module. Its submodules are sites of their own.
+        shrinks: It was seen to shrink a map, which of `nn.Upsample(size=...)` nothing else shows.
     """
     cls = plain_class(layer)
     if block := functional_site(layer):
@@ -230,15 +231,17 @@ def site_of(layer: nn.Module) -> Downsampling | None:
         return None
     what = f"{cls.__name__} {geometry}" if geometry else cls.__name__
     if is_call:
-        return _site_of_call(layer, cls, geometry, what)
+        return _site_of_call(layer, cls, geometry, what, shrinks)
     if geometry is None or (cls.__module__.startswith("torch.ao.") and not is_quantized_convolution(layer)):
         return None
     return Downsampling(what, cls, geometry, *_mixins_of_layer(layer, geometry))
 
 
-def _site_of_call(layer: nn.Module, cls: type, geometry: Geometry | None, what: str) -> Downsampling | None:
+def _site_of_call(
+    layer: nn.Module, cls: type, geometry: Geometry | None, what: str, shrinks: bool
+) -> Downsampling | None:
     """Of a layer that is one call of a function, if it can shrink its map."""
-    if isinstance(layer, nn.Upsample) and not _shrinks(layer):
+    if isinstance(layer, nn.Upsample) and not (shrinks or _shrinks(layer)):
         return None
     output = getattr(layer, "output_size", None)
     if geometry is None and output is not None and set(output if isinstance(output, tuple) else (output,)) == {1}:
@@ -249,6 +252,8 @@ def _site_of_call(layer: nn.Module, cls: type, geometry: Geometry | None, what: 
 
 
 def _shrinks(layer: nn.Upsample) -> bool:
+    if is_converted(layer) and layer.asap_mixin is AlternativeFunction:
+        return True
     factors = layer.scale_factor if isinstance(layer.scale_factor, tuple) else (layer.scale_factor,)
     return any(factor is not None and factor < 1 for factor in factors)
 
