@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         return
     print_text(
         f"accuracy {result.test_accuracy:.2f} % on {result.test_name} ({result.test_images:,} images) "
-        f"after {result.epochs} epochs, {result.seconds:.0f} s"
+        f"after {result.epochs} epoch{'' if result.epochs == 1 else 's'}, {result.seconds:.0f} s"
     )
     print(result.load_line)
     if doubt := below_chance(result.test_accuracy, result.test_images, result.classes):
