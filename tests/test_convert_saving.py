@@ -102,8 +102,6 @@ def test_the_state_dict_carries_a_marker_and_no_key():
     assert conversion_of(state)["converted"].keys() == {"", "conv"}
     assert conversion_of(Net().state_dict()) is None
     assert conversion_of(dict(state)) is None  # what lost its metadata
-    with pytest.warns(UserWarning, match="2 of its alias-free layers are plain"):
-        Net().load_state_dict(state)
     wrapped = nn.Sequential()
     wrapped.add_module("module", model)  # as DistributedDataParallel names it
     other = Net()
@@ -112,27 +110,6 @@ def test_the_state_dict_carries_a_marker_and_no_key():
     twin = timm.create_model("resnet18_asap")
     sites = {name for name, layer in twin.named_modules() if isinstance(layer, AsapLayer)}
     assert conversion_of(twin)["converted"].keys() == conversion_of(twin.state_dict())["converted"].keys() == sites
-
-
-def test_loading_into_a_plain_network_warns(tmp_path, recwarn):
-    model, _ = converted()
-    torch.save(model.state_dict(), tmp_path / "weights.pt")
-    state = torch.load(tmp_path / "weights.pt")
-    advice = r"first the model itself: .*convert\(model, like=state_dict\)"
-    with pytest.warns(UserWarning, match=advice) as seen:
-        Net().load_state_dict(state)
-    assert seen[0].filename == __file__
-    otherwise, _ = converted(window="asap")
-    with pytest.warns(UserWarning, match="converted otherwise"):
-        otherwise.load_state_dict(state)
-    alike = Net()
-    convert(alike, like=state)
-    recwarn.clear()
-    alike.load_state_dict(state)
-    alike.load_state_dict(Net().state_dict())  # plain weights in a converted network: how a twin starts
-    Net().load_state_dict(Net().state_dict())
-    nn.Linear(1, 1).load_state_dict(state, strict=False)
-    assert not recwarn.list
 
 
 def test_a_record_is_plain_json():

@@ -6,9 +6,7 @@ and the weights fit, so that nothing would say so.
 
 from __future__ import annotations
 
-import functools
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -195,41 +193,3 @@ def restore(model: nn.Module, folder: str | Path) -> ConversionReport:
     report = repeat_conversion(model, Path(folder) / FILE_NAME)
     load_model(model, str(Path(folder) / WEIGHTS_NAME))
     return report
-
-
-def _lost_layers(model: nn.Module, state_dict: Any) -> list[str]:
-    """Names of the layers that a state dict says were converted, and that a model has plain or converted otherwise."""
-    metadata = getattr(state_dict, "_metadata", None) or {}
-    marked = {name: entry["asap"] for name, entry in metadata.items() if isinstance(entry, Mapping) and "asap" in entry}
-    if not marked or not any(name in state_dict for name, _ in model.named_parameters()):
-        return []
-    modules = dict(model.named_modules())
-    there = {name: entry for name, entry in marked.items() if name in modules}
-    return [n for n, entry in there.items() if not is_converted(modules[n]) or _entry(modules[n]) != dict(entry)]
-
-
-def _warning_load(load: Any) -> Any:
-    """`nn.Module.load_state_dict`, with a warning where a converted network's weights reach a plain one.
-
-    They fit strictly, and the output is another network's: nothing else would say so.
-    """
-
-    @functools.wraps(load)
-    def load_state_dict(self: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        result = load(self, state_dict, *args, **kwargs)
-        if lost := _lost_layers(self, state_dict):
-            warnings.warn(
-                f"these weights are of a converted network, and {len(lost)} of its alias-free layers are plain, or "
-                f"converted otherwise, in this {type(self).__name__}, first {lost[0] or 'the model itself'}: its "
-                "output will differ; timm_asap.convert(model, like=state_dict) converts a plain model alike",
-                stacklevel=2,
-            )
-        return result
-
-    load_state_dict.warns_of_lost_conversion = True
-    return load_state_dict
-
-
-# The only change to PyTorch: a plain network has no code of this package that could notice what is loaded into it.
-if not hasattr(nn.Module.load_state_dict, "warns_of_lost_conversion"):
-    nn.Module.load_state_dict = _warning_load(nn.Module.load_state_dict)
