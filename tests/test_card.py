@@ -197,7 +197,7 @@ def test_a_repository_is_loaded_from_the_hub(run):
 
 def test_a_data_set_of_the_hub_is_linked_and_cited(run):
     change_json(
-        run / "run.json", data__name="uoft-cs/cifar10", data__hub_id="uoft-cs/cifar10", data__source="it, licence mit"
+        run / "run.json", data__name="uoft-cs/cifar10", data__hub_id="uoft-cs/cifar10", data__source="it, license mit"
     )
     text = card_of(run)
     data = ModelCard(text).data
@@ -205,7 +205,7 @@ def test_a_data_set_of_the_hub_is_linked_and_cited(run):
     assert data.eval_results[0].dataset_type == "uoft-cs/cifar10"
     assert data.model_name == "resnet20_lowres_asap.cifar10"
     assert "krizhevsky2009learning" in text
-    assert "keep their own terms." in section(text, "Licence")
+    assert "keep their own terms." in section(text, "License")
 
 
 def test_a_folder_of_files_is_called_by_its_name(run):
@@ -215,7 +215,7 @@ def test_a_folder_of_files_is_called_by_its_name(run):
     text = card_of(run)
     assert ModelCard(text).data.model_name == "resnet20_lowres_asap.cells"
     assert "training images of cells read as a stream, 1,234 steps counted as an epoch" in text
-    assert "keep their own terms, which are not recorded." in section(text, "Licence")
+    assert "keep their own terms, which are not recorded." in section(text, "License")
     assert "Data: parquet files of the folder cells." in section(text, "Citation")
 
 

@@ -1,4 +1,4 @@
-"""What is written by hand survives: between the marks, in the licence, and as a whole card."""
+"""What is written by hand survives: between the marks, in the license, and as a whole card."""
 
 import pytest
 from card_runs import copy_run, train_run

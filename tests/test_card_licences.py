@@ -1,4 +1,4 @@
-"""The licence follows the weights: that of the tag, the repository or the run that they started from."""
+"""The license follows the weights: that of the tag, the repository or the run that they started from."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_a_fine_tuned_tag_and_what_follows_it(hub, tmp_path):
     data = front_matter(tuned)
     assert (data.license, data.base_model, data.base_model_relation) == ("apache-2.0", cfg.hf_hub_id, "finetune")
     link = f"[{cfg.hf_hub_id}](https://huggingface.co/{cfg.hf_hub_id})"
-    assert f"They started from {link}, and keep its licence" in (tuned / "README.md").read_text()
+    assert f"They started from {link}, and keep its license" in (tuned / "README.md").read_text()
 
     words = [
         "--dataset",
@@ -130,9 +130,10 @@ def test_a_run_hands_its_licence_on(trained, run, tmp_path):
     ("source", "stated"),
     [
         ("Digits (CC BY 4.0), 8 x 8", True),
-        ("Fashion-MNIST (arXiv:1708.07747, MIT licence), 28 x 28", True),
-        ("https://huggingface.co/datasets/a/b, licence mit", True),
-        ("https://huggingface.co/datasets/a/b, licence not stated", False),
+        ("Fashion-MNIST (arXiv:1708.07747, MIT license), 28 x 28", True),
+        ("Fashion-MNIST (arXiv:1708.07747, MIT licence), 28 x 28", True),  # as older runs recorded it
+        ("https://huggingface.co/datasets/a/b, license mit", True),
+        ("https://huggingface.co/datasets/a/b, license not stated", False),
         ("images of the folder cats", False),
     ],
 )

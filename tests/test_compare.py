@@ -92,7 +92,7 @@ def test_wins_and_losses_are_both_told(tmp_path, capsys):
     words = ["compare", str(tmp_path / "base"), str(tmp_path / "other" / "evaluation.json")]
     assert main([*words, "--output", str(tmp_path / "c.json")]) == 0
     out = capsys.readouterr().out
-    assert "other: 2 wins, 1 losses, 1 ties of 4 measurements" in out
+    assert "other: 2 wins, 1 loss, 1 tie of 4 measurements" in out
     assert "paired by image" in out
     assert "Efron and Tibshirani" in out
     assert "\nfog, mean of 2" in out

@@ -361,6 +361,54 @@ def test_compiled_modules_are_named():
         assert statuses == {"not handled"}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_scripted_root_is_named():
+    plain, x = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3, 2)), nn.MaxPool2d(2)).eval(), image()
+    script = torch.jit.script(plain)
+    assert [site.reason for site in convert(script).sites] == ["compiled by TorchScript; convert before compiling"]
+    report = convert(script, example=x)
+    assert not report.complete
+    assert [site.layer.split(" in ")[0] for site in report.unhandled] == ["convolution / 2", "max-pool / 2"]
+    assert {site.status for site in measure_aliasing(script, [x])} == {"not handled"}
+
+
+def test_a_factor_that_is_not_whole_is_said():
+    """240 to 224 is cut as a stride of 2 would be."""
+    cut = "(from 60x60 to 56x56: cut as for a stride of 2, the next whole factor)"
+    x = torch.randn(1, 3, 60, 60)
+    resize = Function(lambda x: F.interpolate(x, size=56, mode="bilinear"))
+    report = convert(resize, example=x)
+    assert [site.becomes for site in report.converted] == [f"low-pass, then the call {cut}"]
+    assert cut in str(report)
+    for layer in (nn.AdaptiveAvgPool2d(56), nn.FractionalMaxPool2d(2, output_size=56), nn.Upsample(size=56)):
+        assert cut in str(convert(layer, example=x))
+    for layer in (nn.AdaptiveAvgPool2d(30), nn.AdaptiveMaxPool2d((20, 60)), nn.MaxPool2d(3, 2), nn.Conv2d(3, 3, 3, 2)):
+        assert "next whole factor" not in str(convert(layer, example=x))
+
+
+def test_an_upsampling_layer_that_shrinks():
+    """Of `nn.Upsample(size=...)` only a pass shows which way it goes."""
+    x, model = image(), nn.Sequential(nn.Upsample(size=20), nn.Upsample(size=40))
+    assert convert(model, dry_run=True).unseen == tuple(
+        f"{name}, {layer}, which shrinks its map or not" for name, layer in model.named_children()
+    )
+    report = convert(model, example=x)
+    assert report.complete
+    assert [site.name for site in report.converted] == ["0"]
+    torch.testing.assert_close(model[0](x), F.interpolate(lowpass2d(x, 2), size=20))
+    assert [site.reason for site in convert(model).left] == ["already converted (preserve, asap, circular)"]
+    other = nn.Sequential(nn.Upsample(size=20), nn.Upsample(size=40))
+    convert(other, like=report)
+    assert torch.equal(other(x), model(x))
+
+
+def test_a_resize_of_the_image_is_called_one():
+    report = convert(Function(lambda x: F.interpolate(x, scale_factor=0.25)), example=image())
+    assert [site.reason for site in report.left] == ["resizes the image by 4; stem=True converts it"]
+    report = convert(Function(lambda x: F.interpolate(x, scale_factor=0.5)), example=image(), stem=False)
+    assert [site.reason for site in report.left] == ["resizes the image, and stem=False"]
+
+
 def test_a_compiled_model_is_converted_inside():
     torch._dynamo.reset()
     plain, x = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.MaxPool2d(2)), image()

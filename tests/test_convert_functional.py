@@ -236,3 +236,10 @@ def test_merging_of_tokens(block, size):
 def test_hieras_tokens_are_left_in_their_order():
     report = convert(on_meta("hiera_tiny_224"), dry_run=True)
     assert sum("order of its mask units" in site.reason for site in report.left) == 3
+
+
+def test_hiera_of_transformers_is_left_too():
+    transformers = pytest.importorskip("transformers", reason="optional")
+    config = transformers.HieraConfig(image_size=[64, 64], embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1])
+    report = convert(transformers.HieraModel(config), example={"pixel_values": torch.zeros(1, 3, 64, 64)})
+    assert sum("order of its mask units" in site.reason for site in report.left) == 3

@@ -102,7 +102,6 @@ def test_the_state_dict_carries_a_marker_and_no_key():
     assert conversion_of(state)["converted"].keys() == {"", "conv"}
     assert conversion_of(Net().state_dict()) is None
     assert conversion_of(dict(state)) is None  # what lost its metadata
-    Net().load_state_dict(state)
     wrapped = nn.Sequential()
     wrapped.add_module("module", model)  # as DistributedDataParallel names it
     other = Net()

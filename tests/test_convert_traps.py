@@ -461,7 +461,7 @@ def test_a_stride_that_is_changed_afterwards():
         torch.testing.assert_close(model(x), plain(x))
         model.conv.stride = model.downsample.stride = (3, 3)
         fresh = Block()
-        fresh.load_state_dict(model.state_dict())
+        fresh.load_state_dict(plain.state_dict())
         fresh.conv.stride = fresh.downsample.stride = (3, 3)
         fresh.pool.stride = 1
         convert(fresh, layout=layout)

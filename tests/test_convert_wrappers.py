@@ -299,6 +299,34 @@ def test_fusing_first_works():
     torch.testing.assert_close(fused(x), expected(x))
 
 
+@pytest.mark.parametrize("layout", ["preserve", "paper"])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_fusing_after_conversion(layout, kernel):
+    quantization = pytest.importorskip("torch.ao.quantization")
+    if not hasattr(quantization, "fuse_modules"):
+        pytest.skip("this PyTorch has no eager-mode fusion")
+    x = image()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, kernel, 2, kernel // 2), nn.BatchNorm2d(4), nn.ReLU())
+    model(x)
+    convert(model, layout=layout)
+    with pytest.raises(TypeError, match=r"AsapConv2d: fusion for training .*; call eval\(\)"):
+        quantization.fuse_modules_qat(copy.deepcopy(model), ["0", "1", "2"])
+    expected = model.eval()(x)
+    for names in (["0", "1", "2"], ["0", "1"]):
+        fused = quantization.fuse_modules(model, names)
+        assert not any(isinstance(layer, nn.BatchNorm2d) for layer in fused.modules())
+        assert sites(fused) == 1
+        torch.testing.assert_close(fused(x), expected)
+    pair = nn.Sequential(model[0], model[2])
+    torch.testing.assert_close(quantization.fuse_modules(pair, ["0", "1"])(x), pair(x))
+    up = nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2), nn.BatchNorm2d(4)).eval()
+    convert(up, upsampling=True)
+    with pytest.raises(TypeError, match=r"AsapConvTranspose2d cannot be fused: .* before convert\(upsampling=True\)"):
+        quantization.fuse_modules(up, ["0", "1"])
+
+
 # What wraps a whole network.
 
 
@@ -311,6 +339,12 @@ def averaged(model):
     from torch.optim.swa_utils import AveragedModel
 
     return AveragedModel(model)
+
+
+def ema_of_timm(model):
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(model)
 
 
 def checkpointed(model):
@@ -339,7 +373,7 @@ def process_group(tmp_path):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, compiled, averaged, checkpointed, distributed, sharded])
+@pytest.mark.parametrize("wrap", [nn.DataParallel, compiled, averaged, ema_of_timm, checkpointed, distributed, sharded])
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_wrapping_first_or_converting_first_gives_the_same(wrap, process_group):
     x = image()

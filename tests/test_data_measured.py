@@ -190,7 +190,7 @@ class TestHub:
             "folders: test in data/Test, train in data/Train",
             "not read: images outside the class folders, 1 (x.png)",
         )
-        assert whole.source == "https://huggingface.co/datasets/you/photos, licence not stated"
+        assert whole.source == "https://huggingface.co/datasets/you/photos, license not stated"
 
     def test_a_stream_of_class_folders_goes_by_the_folders_too(self, hub):
         files = {

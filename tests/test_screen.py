@@ -1,10 +1,12 @@
 """What commands show: nothing is cut at any width, and a long command is never silent."""
 
+import io
 import re
 
 import pytest
+from rich.console import Console
 
-from timm_asap.screen import Column, ProgressDisplay, ScreenTable, duration, fit_segments
+from timm_asap.screen import Column, ProgressDisplay, ScreenTable, duration, fit_segments, print_text
 
 ROWS = [
     ("resnet50_asap", "25.56", "4.11", "a1_in1k, a1h_in1k, a2_in1k, a3_in1k, b1k_in1k, b2k_in1k"),
@@ -81,6 +83,20 @@ def test_segments_go_on_in_further_lines():
     assert fit_segments(segments, None) == "epoch 1/8  loss 1.5000  accuracy 40.00 %  1,234 images/s"
     assert fit_segments(segments, 40) == "epoch 1/8  loss 1.5000  accuracy 40.00 %\n  1,234 images/s"
     assert fit_segments(segments, 5) == "\n".join(segments)
+
+
+def test_sentences_break_at_blanks_in_a_terminal_and_nowhere_else():
+    text = "95 % percentile interval of the difference [bold], bootstrap over images\n  short: 1"
+    for terminal, width in ((True, 40), (True, 20), (False, 40)):
+        file = io.StringIO()
+        print_text(text, Console(file=file, width=width, force_terminal=terminal, color_system=None))
+        lines = file.getvalue().splitlines()
+        if not terminal:
+            assert file.getvalue() == text + "\n"
+            continue
+        assert max(map(len, lines)) <= width
+        assert " ".join(lines).split() == text.split()
+        assert lines[-1] == "  short: 1"
 
 
 def test_durations_are_about_right():

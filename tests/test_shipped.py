@@ -21,7 +21,7 @@ from timm_asap.zoo.summary import shown_tags
 
 NAMES = ["resnet20_lowres.fashion_mnist", "resnet20_lowres_asap.fashion_mnist"]
 RECORDS = shipped_records()
-# The first images of Fashion-MNIST's test set (Xiao, Rasul and Vollgraf, 2017, arXiv 1708.07747, MIT licence), framed.
+# The first images of Fashion-MNIST's test set (Xiao, Rasul and Vollgraf, 2017, arXiv 1708.07747, MIT license), framed.
 SAMPLE = load_file(Path(__file__).parent / "data" / "fashion_mnist_sample.safetensors")
 # Where Debian's package dataset-fashion-mnist puts it.
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

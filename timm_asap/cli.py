@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import platform
-import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from timm_asap._start import importing
 from timm_asap.errors import UserError, run_program, unknown_name
@@ -34,7 +30,13 @@ COMMANDS = {
 _SHOWN_VERSIONS = ("torch", "timm")
 
 
+# Imports stand where they are used: until `importing` begins, Ctrl-C is a traceback.
+
+
 def _help() -> str:
+    import shutil
+    import textwrap
+
     width = max(map(len, COMMANDS))
     columns = shutil.get_terminal_size().columns
     lines = [
@@ -54,6 +56,9 @@ def _help() -> str:
 
 def _versions() -> str:
     """This package and what its numbers depend on, in one line, without importing any of it."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
     import timm_asap
 
     found = [f"timm-asap {timm_asap.__version__}"]

@@ -191,7 +191,8 @@ class _Operators:
     def fit_one_plane(self) -> bool:
         if len(self.size) != 2 or not (self.resizes(0) and self.resizes(1)):
             return False
-        outputs = prod(_output_size(self.kind, n, s) for n, s in zip(self.size, self.stride, strict=True))
+        # A list: torch.export traces no generator into `prod`.
+        outputs = prod([_output_size(self.kind, n, s) for n, s in zip(self.size, self.stride, strict=True)])
         return is_known(prod(self.size) * outputs <= _DENSE_PLANE)
 
     def axes(self, x: torch.Tensor) -> list[torch.Tensor | None]:

@@ -12,7 +12,17 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-__all__ = ["Column", "ProgressDisplay", "ScreenTable", "duration", "fit_segments", "print_lines", "room", "screen"]
+__all__ = [
+    "Column",
+    "ProgressDisplay",
+    "ScreenTable",
+    "duration",
+    "fit_segments",
+    "print_lines",
+    "print_text",
+    "room",
+    "screen",
+]
 
 _GAP = "  "
 
@@ -38,6 +48,26 @@ def print_lines(lines: Sequence[str], console: Console, styles: Sequence[str | N
     for number, line in enumerate(lines):
         style = styles[number] if number < len(styles) else None
         console.print(line, style=style or None)
+
+
+def print_text(text: str, console: Console | None = None) -> None:
+    """Print a sentence: in a terminal broken at blanks where a line ends, else as one line.
+
+    Not for commands, which a line's end would break for whoever copies them.
+
+    Args:
+        text: The sentence.
+        console: Where to; standard output where none is given.
+    """
+    console = console or screen()
+    width = room(console)
+    console.print(text if width is None else _fit_sentence(text, width), markup=False, emoji=False, soft_wrap=True)
+
+
+def _fit_sentence(text: str, width: int) -> str:
+    """A text whose lines are broken at blanks where they are longer than a terminal's."""
+    lines = text.splitlines() or [""]
+    return "\n".join(part for line in lines for part in ([line] if cell_len(line) <= width else _wrap(line, width)))
 
 
 def fit_segments(segments: Sequence[str], width: int | None, indent: int = 2) -> str:
@@ -268,7 +298,7 @@ class ProgressDisplay:
         """Print a line above the bar."""
         if not self._silent:
             begin = f"{self._name}: " if self._name else ""
-            self._console.print(begin + text)
+            print_text(begin + text, self._console)
 
     def advance(self, amount: float = 1) -> None:
         """Count what was done."""

@@ -39,7 +39,7 @@ class Options:
     tag: str = "adapted_in1k"
     """Tag of the weights in timm."""
     license: str = "apache-2.0"
-    """Licence of the weights that it started from."""
+    """License of the weights that it started from."""
 
 
 def main() -> None:

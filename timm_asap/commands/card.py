@@ -17,7 +17,7 @@ class CardOptions:
     run: tyro.conf.Positional[Folder]
     """A run folder of train.py, or the folder of timm-asap heal."""
     license: Name | None = None
-    """Licence of the weights, as the Hub spells it; by default that of the weights that the run started from, and mit
+    """License of the weights, as the Hub spells it; by default that of the weights that the run started from, and mit
     for random ones."""
     against: File | None = None
     """evaluation.json of a model to compare with, such as the plain twin, or the folder that holds it."""

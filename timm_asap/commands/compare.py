@@ -11,7 +11,7 @@ import tyro
 
 from timm_asap.command_line import File, metavar, parse
 from timm_asap.errors import UserError, check_seed
-from timm_asap.screen import Column, ScreenTable, print_lines, screen
+from timm_asap.screen import Column, ScreenTable, print_lines, print_text, screen
 from timm_asap.text import plain_text
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def main(argv: Sequence[str]) -> None:
     console = screen()
     for comparison in comparisons:
         _print(comparison, options.severities, console)
-    print(f"{METHOD}, {options.resamples:,} resamples, seed {options.seed}; not corrected for their number")
+    print_text(
+        f"{METHOD}, {options.resamples:,} resamples, seed {options.seed}; not corrected for their number", console
+    )
     if options.output is not None:
         content = {
             "version": 1,
@@ -96,14 +98,17 @@ def _print(comparison: Comparison, severities: bool, console: Console) -> None:
             table.add(*_cells(row, measurement_name(row.id, row.entries)), style=_COLORS[row.verdict])
     table.print(console)
     wins, losses, ties = (comparison.count(verdict) for verdict in ("win", "loss", "tie"))
-    print(
-        f"{model}: {wins} wins, {losses} losses, {ties} ties of {wins + losses + ties} measurements, "
-        "each severity and eps counted"
-    )
+    counted = ", ".join((_count(wins, "win"), _count(losses, "loss", "losses"), _count(ties, "tie")))
+    total = _count(wins + losses + ties, "measurement")
+    print_text(f"{model}: {counted} of {total}, each severity and eps counted", console)
     if comparison.left_out:
         name, why = next(iter(comparison.left_out.items()))
         more = f", and {len(comparison.left_out) - 1} more" if len(comparison.left_out) > 1 else ""
-        print(f"not compared: {name} ({why}){more}")
+        print_text(f"not compared: {name} ({why}){more}", console)
+
+
+def _count(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 def _has_mean(row: Row, comparison: Comparison) -> bool:

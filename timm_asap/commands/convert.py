@@ -16,7 +16,7 @@ import tyro
 from timm_asap._io import disk_errors
 from timm_asap.command_line import STEM, Boundary, Folder, Layout, Stem, Window, metavar, parse
 from timm_asap.errors import UserError, unknown_name
-from timm_asap.screen import Column, ScreenTable, print_lines, screen
+from timm_asap.screen import Column, ScreenTable, print_text, screen
 
 if TYPE_CHECKING:
     from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
@@ -79,8 +79,10 @@ def main(argv: Sequence[str]) -> None:
     percent = 100 * report.added_macs / report.macs
     console.print(f"{name} at {'x'.join(map(str, size))}: {total} ({percent:.1f} %)")
     _table(report).print(console)
-    print_lines([f"warning: {site.name}: {site.note}" for site in report.sites if site.note], console)
-    print_lines([_completeness(report)], console)
+    for site in report.sites:
+        if site.note:
+            print_text(f"warning: {site.name}: {site.note}", console)
+    print_text(_completeness(report), console)
     if folder is not None:
         _save(options.architecture, plain, asap, folder)
         print(f'import timm, timm_asap; model = timm.create_model("local-dir:{folder}", pretrained=True)')

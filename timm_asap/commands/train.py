@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> None:
         timm_asap.register()
         from timm_asap.evaluation.intervals import below_chance
         from timm_asap.hub import write_card
+        from timm_asap.screen import print_text
         from timm_asap.training.loop import train
         from timm_asap.training.plan import describe, make_plan
 
@@ -43,9 +44,9 @@ def main(argv: Sequence[str]) -> None:
     if result.stopped:
         print(f"stopped, and saved in epoch {result.epochs + 1}; to continue: {resume_command(result.run_folder)}")
         return
-    print(
+    print_text(
         f"accuracy {result.test_accuracy:.2f} % on {result.test_name} ({result.test_images:,} images) "
-        f"after {result.epochs} epochs, {result.seconds:.0f} s"
+        f"after {result.epochs} epoch{'' if result.epochs == 1 else 's'}, {result.seconds:.0f} s"
     )
     print(result.load_line)
     if doubt := below_chance(result.test_accuracy, result.test_images, result.classes):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from enum import Enum
 from typing import Any
@@ -30,7 +30,7 @@ from timm_asap.conversion.sites import (
 )
 from timm_asap.conversion.strided import AsapLayer, AsapSpec, attach, detach, is_converted, keeps_sizes, plain_class
 from timm_asap.conversion.upsampling import find_upsampling
-from timm_asap.conversion.watch import Operation
+from timm_asap.conversion.watch import Operation, module_at
 from timm_asap.errors import unknown_name
 from timm_asap.spectral import as_boundary, as_window
 
@@ -139,7 +139,7 @@ def convert(
     enlarging = find_upsampling(model, options, seen, {name for name, site in found.items() if site.rows})
     if not dry_run:
         for name, site in (*found.items(), *enlarging.items()):
-            _attach(model.get_submodule(name), site, options)
+            _attach(module_at(model, name), site, options)
         if example is not None:
             _check(model, example, found, enlarging)
     report = ConversionReport(
@@ -166,7 +166,7 @@ def _find_all(model: nn.Module, options: Options, stem: str | bool, seen: Observ
         operations = seen.at(name) if seen else None
         if is_converted(module) and issubclass(module.asap_mixin, AliasFreeCalls):
             found[name] = Found([row_of(name, plain_class(module).__name__, reason=_already(module))])
-        elif (site := site_of(module)) is not None:
+        elif (site := site_of(module, shrinks=bool(operations))) is not None:
             blocks = [block for owner in _owners(model, name) if (block := functional_site(owner))]
             if any(block.what == f"nn.{site.plain_class.__name__}" for block in blocks):
                 found[name] = Found([], is_part=True)
@@ -186,7 +186,7 @@ def _owners(model: nn.Module, name: str) -> Iterator[nn.Module]:
     """The modules around a module."""
     while name:
         name = name.rpartition(".")[0]
-        yield model.get_submodule(name)
+        yield module_at(model, name)
 
 
 def _already(module: AsapLayer) -> str:
@@ -225,11 +225,12 @@ def _why_left(
     return ""
 
 
-def _stem_reason(is_stem: bool, stride: int, stem: str | bool) -> str:
+def _stem_reason(is_stem: bool, stride: int, stem: str | bool, resizes: bool = False) -> str:
     if is_stem and stem is False:
-        return "the stem, and stem=False"
+        return f"{'resizes the image' if resizes else 'the stem'}, and stem=False"
     if is_stem and stem == "auto" and stride >= PATCHIFY_STRIDE:
-        return f"a patchify stem (stride {stride}); stem=True converts it"
+        what = f"resizes the image by {stride}" if resizes else f"a patchify stem (stride {stride})"
+        return f"{what}; stem=True converts it"
     return ""
 
 
@@ -251,7 +252,7 @@ def _found_layer(
         name=name,
         layer=site.what,
         converted=mixin is not None,
-        becomes=mixin.becomes if mixin else "",
+        becomes=mixin.becomes + _cut_of(seen.at(name) if seen else ()) if mixin else "",
         reason=reason,
         operator=mixin.__name__ if mixin else "",
         input_size=trace.input_size if trace else None,
@@ -260,6 +261,15 @@ def _found_layer(
         note=note,
     )
     return Found([row], mixin, site.geometry)
+
+
+def _cut_of(operations: Iterable[Operation]) -> str:
+    """What a report adds where a map shrinks by no whole factor, whose cut is that of the next whole one."""
+    for operation in operations:
+        if operation.is_fractional:
+            before, after = ("x".join(map(str, size)) for size in operation.sizes)
+            return f" (from {before} to {after}: cut as for a stride of {operation.factor}, the next whole factor)"
+    return ""
 
 
 # Modules that cannot be looked into.
@@ -307,7 +317,7 @@ def _found_calls(
     owner = reducing_attention(model, name, seen.layers if seen else None)
     for operation in operations:
         call = call_of(calls, operation.lines, operation.kind)
-        reason = _stem_reason(operation.on_image, max(operation.stride), stem)
+        reason = _stem_reason(operation.on_image, max(operation.stride), stem, operation.kind == "resize")
         if operation.filters_itself:
             reason = reason or "PyTorch's own antialiasing, a low-pass already"
         elif owner:
@@ -321,7 +331,8 @@ def _found_calls(
             mixin = AliasFreeCalls
             where = f", {call.where}" if call.file else ""
             what = f"{call.name} in {kind}{where}"
-            rows.append(DownsamplingLayer(name, what, True, call.becomes, operator=AliasFreeCalls.__name__))
+            becomes = call.becomes + _cut_of([operation])
+            rows.append(DownsamplingLayer(name, what, True, becomes, operator=AliasFreeCalls.__name__))
     rows = list(dict.fromkeys(rows))
     if mixin is not None and any(row.reason for row in rows if not row.unhandled):
         # Calls are rewritten class by class, all of them: what is to be left would be converted with the rest.
@@ -339,6 +350,9 @@ def _unseen(model: nn.Module, found: dict[str, Found]) -> tuple[str, ...]:
     """What reading the modules leaves open."""
     lines: dict[str, None] = {}
     classes: dict[str, None] = {}
+    resizing = [n for n, m in model.named_modules() if isinstance(m, nn.Upsample) and m.size and not is_converted(m)]
+    for name in resizing:
+        lines[f"{name or 'the model itself'}, {module_at(model, name)}, which shrinks its map or not"] = None
     for name, module in model.named_modules():
         if is_library_class(plain_class(module)) or is_converted(module):
             continue
@@ -348,7 +362,7 @@ def _unseen(model: nn.Module, found: dict[str, Found]) -> tuple[str, ...]:
                 where = f", {call.where}" if call.file else ""
                 lines[f"{call.name} in {type(module).__name__}{where}, which shrinks its map or not"] = None
     if not classes:
-        return ()
+        return tuple(lines)
     shown = ", ".join(list(classes)[:5]) + (", ..." if len(classes) > 5 else "")
     last = f"what {shown} compute besides; example=(an input) watches a forward pass"
     return (*lines, last)
@@ -370,11 +384,11 @@ def _check(model: nn.Module, example: Any, found: dict[str, Found], enlarging: d
         result = check_conversion(model, example, {name for name, site in found.items() if site.mixin is None})
     except Exception:
         for name in {name for name, site in (*found.items(), *enlarging.items()) if site.mixin is not None}:
-            detach(model.get_submodule(name))
+            detach(module_at(model, name))
         raise
     for name, reason in result.failed.items():
         site = found[name]
-        detach(model.get_submodule(name))
+        detach(module_at(model, name))
         site.mixin = None
         site.rows = [
             replace(
@@ -389,7 +403,7 @@ def _check(model: nn.Module, example: Any, found: dict[str, Found], enlarging: d
         ]
     for operation in result.missed:
         site = found.setdefault(operation.module, Found([]))
-        what = described(operation, model.get_submodule(operation.module))
+        what = described(operation, module_at(model, operation.module))
         if not any(row.layer == what for row in site.rows):
             site.rows.append(row_of(operation.module, what, reason=_UNREAD, unhandled=True))
 

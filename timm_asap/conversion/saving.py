@@ -15,6 +15,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from timm_asap._io import read_json, replace_file, write_json
+from timm_asap.conversion.blocks import AlternativeFunction
 from timm_asap.conversion.geometry import Geometry, upsampling_geometry
 from timm_asap.conversion.report import ConversionReport, DownsamplingLayer, as_record
 from timm_asap.conversion.sites import site_of
@@ -104,7 +105,7 @@ def _planned(
         raise ValueError(f"like: {unknown_name('operator', entry['becomes'], mixins)}; update timm_asap")
     module, mixin = modules[name], mixins[entry["becomes"]]
     options = {key: entry[key] for key in _OPTIONS if key in entry}
-    site = site_of(module)
+    site = site_of(module, shrinks=mixin is AlternativeFunction)
     geometry = (site.geometry if site else upsampling_geometry(module)) or Geometry((1, 1), (1, 1))
     spec = AsapSpec(geometry, **options)
     kind, shown = plain_class(module).__name__, name or "the model"

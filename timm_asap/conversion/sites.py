@@ -34,6 +34,7 @@ from timm_asap.conversion.geometry import (
 from timm_asap.conversion.observe import LayerTrace
 from timm_asap.conversion.rewrite import AliasFreeCalls
 from timm_asap.conversion.strided import AsapLayer, LowPassed, is_converted, mixin_for, plain_class, uses_own_forward
+from timm_asap.conversion.watch import module_at
 
 __all__ = [
     "PATCHIFY_STRIDE",
@@ -87,6 +88,7 @@ def _patches(size: Callable[[nn.Module], int]) -> Callable[[nn.Module], Geometry
 _OWN_POOL = "its class has a `forward` of its own, which may compute anything"
 _NO_STRIDE = "the block has no stride that the paper's layout could take away"
 _GATE = "a gate inside attention, enlarged again afterwards"
+_UNITS = "pools tokens in the order of its mask units, not on the grid of the image"
 _KEYS = "a reduction of keys and values inside attention"
 
 _REDUCTION = FunctionalSite("F.max_pool2d", _fixed(3, 2), _same(AliasFreeCalls), pools=True)
@@ -125,8 +127,11 @@ _SITES = {
     ),
     "timm.models.hiera.HieraBlock": FunctionalSite(
         "a maximum over tokens",
-        reason="pools tokens in the order of its mask units, not on the grid of the image",
+        reason=_UNITS,
         applies=lambda block: block.attn.q_stride > 1,
+    ),
+    "transformers.models.hiera.modeling_hiera.HieraLayer": FunctionalSite(
+        "a maximum over tokens", reason=_UNITS, applies=lambda block: block.query_stride > 1
     ),
     "timm.models.inception_v3.InceptionAux": FunctionalSite(
         "F.avg_pool2d", _fixed(5, 3), {"preserve": LowPassed}, reason=_NO_STRIDE
@@ -198,11 +203,12 @@ class Downsampling:
         return self.mixins.get(layout)
 
 
-def site_of(layer: nn.Module) -> Downsampling | None:
+def site_of(layer: nn.Module, shrinks: bool = False) -> Downsampling | None:
     """How a module downsamples by itself, converted or not; None for most modules.
 
     Args:
         layer: Any module. Its submodules are sites of their own.
+        shrinks: It was seen to shrink a map, which of `nn.Upsample(size=...)` nothing else shows.
     """
     cls = plain_class(layer)
     if block := functional_site(layer):
@@ -225,15 +231,17 @@ def site_of(layer: nn.Module) -> Downsampling | None:
         return None
     what = f"{cls.__name__} {geometry}" if geometry else cls.__name__
     if is_call:
-        return _site_of_call(layer, cls, geometry, what)
+        return _site_of_call(layer, cls, geometry, what, shrinks)
     if geometry is None or (cls.__module__.startswith("torch.ao.") and not is_quantized_convolution(layer)):
         return None
     return Downsampling(what, cls, geometry, *_mixins_of_layer(layer, geometry))
 
 
-def _site_of_call(layer: nn.Module, cls: type, geometry: Geometry | None, what: str) -> Downsampling | None:
+def _site_of_call(
+    layer: nn.Module, cls: type, geometry: Geometry | None, what: str, shrinks: bool
+) -> Downsampling | None:
     """Of a layer that is one call of a function, if it can shrink its map."""
-    if isinstance(layer, nn.Upsample) and not _shrinks(layer):
+    if isinstance(layer, nn.Upsample) and not (shrinks or _shrinks(layer)):
         return None
     output = getattr(layer, "output_size", None)
     if geometry is None and output is not None and set(output if isinstance(output, tuple) else (output,)) == {1}:
@@ -244,6 +252,8 @@ def _site_of_call(layer: nn.Module, cls: type, geometry: Geometry | None, what: 
 
 
 def _shrinks(layer: nn.Upsample) -> bool:
+    if is_converted(layer) and layer.asap_mixin is AlternativeFunction:
+        return True
     factors = layer.scale_factor if isinstance(layer.scale_factor, tuple) else (layer.scale_factor,)
     return any(factor is not None and factor < 1 for factor in factors)
 
@@ -301,7 +311,7 @@ def reducing_attention(model: nn.Module, name: str, layers: Mapping[str, LayerTr
     path = name.split(".") if name else []
     for depth in range(len(path), -1, -1):
         owner_name = ".".join(path[:depth])
-        owner = model.get_submodule(owner_name)
+        owner = module_at(model, owner_name)
         cls = plain_class(owner)
         if not _ATTENTION.search(cls.__name__) or (depth == len(path) and site_of(owner) is not None):
             continue

@@ -22,6 +22,7 @@ from torch import nn
 
 from timm_asap.conversion.filtering import resample, unwatched
 from timm_asap.conversion.functional import CONV, Options, dense_padding, max_then_pool, pool_alone
+from timm_asap.conversion.fusing import register_fusion
 from timm_asap.conversion.geometry import AVG_POOLS, CONVOLUTIONS, MAX_POOLS, Geometry, geometry_of, upsampling_geometry
 
 __all__ = [
@@ -317,7 +318,9 @@ def _class_of(mixin: type[AsapLayer], plain: type[nn.Module], options: Options) 
         names["__deepcopy__"] = AsapLayer._deepcopy
     if getattr(plain, "cls_to_become", None) is not None:  # a lazy layer, and what the first batch makes of it
         names["cls_to_become"] = _class_of(mixin, plain.cls_to_become, options)
-    return type(f"Asap{plain.__name__}", (mixin, plain), names)
+    made = type(f"Asap{plain.__name__}", (mixin, plain), names)
+    register_fusion(made, plain)
+    return made
 
 
 def _first_parameter(plain: type[nn.Module]) -> str:

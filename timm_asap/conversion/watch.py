@@ -23,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from timm_asap.conversion.filtering import Filtered, is_hidden, unwatched, watching_filters
 from timm_asap.conversion.functional import shrinking, stepped_axes
 
-__all__ = ["Operation", "Watcher", "tensors_of", "undisturbed", "watch"]
+__all__ = ["Operation", "Watcher", "module_at", "tensors_of", "undisturbed", "watch"]
 
 Sizes = tuple[int, ...]
 Line = tuple[str, int, int]
@@ -73,6 +73,18 @@ class Operation:
     def where(self) -> str:
         """The innermost line of code, as a report shows it."""
         return f"{Path(self.lines[0][0]).name}:{self.lines[0][1]}" if self.lines else ""
+
+    @property
+    def sizes(self) -> tuple[Sizes, Sizes]:
+        """The grid before and after; that after may lie elsewhere, for what rearranges."""
+        return tuple(tuple(shape[axis] for axis in self.axes) for shape in (self.input_shape, self.output_shape))
+
+    @property
+    def is_fractional(self) -> bool:
+        """Whether a pool or an interpolation that is told its output's size shrinks an axis by no whole factor."""
+        if self.upsamples or not self.kind.startswith(("adaptive", "fractional", "resize")):
+            return False
+        return any(n > out and n % out for n, out in zip(*self.sizes, strict=True))
 
     @property
     def factor(self) -> str:
@@ -452,6 +464,13 @@ def _merged(parts: tuple[tuple[int, str], ...], before: Sizes, after: Sizes) -> 
             if len(within) > 1 and not any(parts[i][1] == "block" for i in batch):
                 return dict(sorted(within.items()))
     return {}
+
+
+def module_at(model: nn.Module, name: str) -> nn.Module:
+    """The module of that name, as `get_submodule`, which scripted modules do not support."""
+    for part in name.split(".") if name else ():
+        model = model._modules[part]
+    return model
 
 
 def tensors_of(value: Any) -> list[torch.Tensor]:

@@ -34,7 +34,7 @@ _FASHION_NAMES = (
 )
 
 _FASHION_SOURCE = (
-    "Fashion-MNIST (H. Xiao, K. Rasul and R. Vollgraf, 2017, arXiv:1708.07747, MIT licence), "
+    "Fashion-MNIST (H. Xiao, K. Rasul and R. Vollgraf, 2017, arXiv:1708.07747, MIT license), "
     "28 x 28 pixels on a frame of zeros to 32 x 32"
 )
 

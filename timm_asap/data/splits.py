@@ -143,7 +143,7 @@ class ImageDataset:
         mean: Mean per channel of `train` on the [0, 1] scale; ImageNet's for large images.
         std: Standard deviation per channel, likewise.
         image_size: (C, H, W) as the network should take it.
-        source: What the data are, whose, and under which licence; for the model card.
+        source: What the data are, whose, and under which license; for the model card.
         val: The split to choose by (the best epoch, when to stop), so that `test` is not; None without one.
         val_name: Which samples `val` holds: "validation", "held-out 20 % of train, seed 0".
         frame: Pixels of zeros that were put around the images of `train`: left, top, right and bottom.

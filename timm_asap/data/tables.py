@@ -388,7 +388,7 @@ def undecoded(
 
 
 def source_of(name: str, data_dir: Path | None, tables: Tables) -> str:
-    """What the data are and under which licence, for the model card; of local paths only the last part."""
+    """What the data are and under which license, for the model card; of local paths only the last part."""
     licence = tables.licence or "not stated"
     if name in BUILDERS:
         kind = "images" if name == "imagefolder" else f"{name} files"
@@ -396,8 +396,8 @@ def source_of(name: str, data_dir: Path | None, tables: Tables) -> str:
     if is_local_file(name):
         return f"the file {Path(name).name}"
     if Path(name).is_dir():
-        return f"the folder {Path(name).resolve().name}, licence {licence}"
-    return f"https://huggingface.co/datasets/{name.partition(':')[0]}, licence {licence}"
+        return f"the folder {Path(name).resolve().name}, license {licence}"
+    return f"https://huggingface.co/datasets/{name.partition(':')[0]}, license {licence}"
 
 
 def read_errors() -> tuple[type[Exception], ...]:

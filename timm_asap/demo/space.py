@@ -60,7 +60,7 @@ _README = """---
 
 {twin} beside {plain}: a picture in, the answers of both out, with a choice of corruptions and the spectra of what each
 network samples. Written by `timm-asap demo --space` of timm_asap {version}; `timm_asap/` is a copy of that package
-(MIT licence, see `timm_asap/LICENSE`).
+(MIT license, see `timm_asap/LICENSE`).
 {credits}
 """
 

@@ -26,7 +26,7 @@ from timm_asap.evaluation.plan import settle_files
 from timm_asap.evaluation.processes import Processes
 from timm_asap.evaluation.record import Record, read_record
 from timm_asap.evaluation.sources import load_data
-from timm_asap.screen import ProgressDisplay
+from timm_asap.screen import ProgressDisplay, print_text
 
 __all__ = ["evaluate"]
 
@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
     data = load_data(config)
     if processes.is_main:
         for line in (f"{len(data.split):,} images of {data.split_name}: {data.dataset.source}", *data.dataset.notes):
-            print(line)
+            print_text(line)
     jobs = [prepare(config, name, data, processes.device, reference) for name in config.models]
     _check_folders([job.folder for job in jobs])
     with ExitStack() as stack:
@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
         jobs = [take_up(job) for job in jobs]
         processes.wait()  # every process has looked at the folders before one of them writes
         for note in dict.fromkeys([*notes, *(note for job in jobs for note in job.notes)]) if processes.is_main else ():
-            print(f"adapted: {note}")
+            print_text(f"adapted: {note}")
         return _measure(config, jobs, processes, reference)
 
 

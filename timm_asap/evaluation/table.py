@@ -9,7 +9,7 @@ from rich.console import Console
 
 from timm_asap.evaluation.aliasing import aliasing_table
 from timm_asap.evaluation.record import Record
-from timm_asap.screen import Column, ScreenTable, fit_segments, print_lines, room
+from timm_asap.screen import Column, ScreenTable, fit_segments, print_lines, print_text, room
 from timm_asap.text import plain_text
 
 __all__ = ["joint_table", "measurement_name", "overall_values", "print_record", "print_records"]
@@ -31,11 +31,11 @@ def print_records(records: Sequence[Record], console: Console) -> None:
         joint_table(records).print(console)
     aliasing = {plain_text(record.name): record.content["results"] for record in records}
     if any(result["measure"] == "aliasing" for results in aliasing.values() for result in results):
-        print_lines(["", "share of energy above the new Nyquist frequency, and share that is folded back"], console)
+        print_text("\nshare of energy above the new Nyquist frequency, and share that is folded back", console)
         aliasing_table(aliasing).print(console)
     for record in records:
         for warning in record.content["summary"].get("gradient_masking", ()):
-            console.print(f"warning: {plain_text(record.name)}: {warning}")
+            print_text(f"warning: {plain_text(record.name)}: {warning}", console)
 
 
 def print_record(record: Record, console: Console) -> None:

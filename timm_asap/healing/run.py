@@ -24,7 +24,7 @@ from timm_asap.healing import batchnorm_layers, heal
 from timm_asap.healing.pair import load_pair
 from timm_asap.healing.refit import converted_convolutions
 from timm_asap.hub.card import write_card
-from timm_asap.screen import ProgressDisplay
+from timm_asap.screen import ProgressDisplay, print_text
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.export import export_model
 from timm_asap.training.facts import hardware, package_versions
@@ -63,7 +63,7 @@ def run(options: HealOptions) -> None:
         raise UserError(f"{options.model} has no BatchNorm, and so no statistics to move: give --refit")
     dataset = options.load_data()
     for line in (dataset.source, *dataset.notes):
-        print(line)
+        print_text(line)
     dataset = _in_the_models_order(options, dataset, model)
     plan = _plan(options, dataset, model)
     if device.type == "cpu":
@@ -83,7 +83,7 @@ def _heal_and_write(
     model, dataset = plan.model, plan.dataset
     architecture = model.pretrained_cfg["architecture"]
     report_on = {"model": options.model, "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
-    print(", ".join(f"{name} {value}" for name, value in report_on.items()))
+    print_text(", ".join(f"{name} {value}" for name, value in report_on.items()))
 
     measured = data.leave_out_unreadable(dataset.test) if options.skip_unreadable else dataset.test
     test = _loader(plan, measured)
@@ -118,7 +118,7 @@ def _heal_and_write(
         used = hardware(device)
         accuracy["healed"] = _accuracy(model, _Counted(test, display, "testing"), device)
     print(report)
-    print(
+    print_text(
         f"accuracy on {dataset.test_name} ({len(measured):,} images): "
         + ", ".join(f"{name} {value:.2f} %" for name, value in accuracy.items())
     )

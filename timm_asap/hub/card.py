@@ -50,12 +50,12 @@ def write_card(
 ) -> Path:
     """Write the card of a run: what the model is, how it was made, what it reached, how to use it.
 
-    What stands between `<!-- keep: NAME -->` and `<!-- /keep -->` in the card so far stays, and so does the licence in
+    What stands between `<!-- keep: NAME -->` and `<!-- /keep -->` in the card so far stays, and so does the license in
     its front matter, unless `license` or the weights' origin says otherwise.
 
     Args:
         run_folder: A folder that `train.py` or `timm-asap heal` wrote.
-        license: Licence of the weights, as an identifier of the Hugging Face Hub. By default that of the weights that
+        license: License of the weights, as an identifier of the Hugging Face Hub. By default that of the weights that
             the run started from, and mit for weights trained from random ones.
         against: evaluation.json of a model to compare with, as the plain twin, or the folder that holds it. The
             comparison stays in the run folder as comparison.json, and in later cards.
@@ -70,7 +70,7 @@ def write_card(
         The path of the card.
 
     Raises:
-        UserError: If a record of the run is missing or holds NaN, the licence is not that of the origin, the card was
+        UserError: If a record of the run is missing or holds NaN, the license is not that of the origin, the card was
             written by hand or its markers do not match, or a token would reach the card. Nothing is written then.
     """
     folder = Path(run_folder)

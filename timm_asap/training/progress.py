@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from timm_asap.screen import duration, fit_segments, room
+from timm_asap.screen import duration, fit_segments, print_text, room
 
 SECONDS_BETWEEN_LINES = 30
 """Of an epoch that goes on where there is no terminal for a bar."""
@@ -129,4 +129,4 @@ class ProgressDisplay:
         """Print a line above the bar."""
         self.said_at = time.monotonic()
         if not self.silent:
-            self.console.print(text, markup=False)
+            print_text(text, self.console)

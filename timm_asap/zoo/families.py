@@ -101,7 +101,7 @@ LEFT_FAMILIES = {
     "deit": _PATCHES,
     "eva": _PATCHES,
     "gemma4_vit": _PATCHES,
-    "hiera": "a transformer: pools tokens in the order of its mask units, not on the grid of the image",
+    "hiera": "pools the tokens of each mask unit by itself, so that units can be dropped; a low-pass would mix them",
     "mlp_mixer": _PATCHES,
     "naflexvit": _PATCHES,
     "qwen3_vit": _PATCHES,

@@ -29,7 +29,7 @@ _HEAD = """\
 {twins} alias-free twins of timm's networks in {families} families, with {tags} pretrained tags. The weights behind a
 tag are in one of three states:
 
-- **upstream** (no mark): trained by others **without** ASAP. They load strictly and keep their licence, and are a
+- **upstream** (no mark): trained by others **without** ASAP. They load strictly and keep their license, and are a
   starting point: adapt (`timm-asap adapt`) or fine-tune the network before it classifies.
 - **adapted** (`+`): upstream weights that were taught the plain network's predictions, without labels; they come with
   this package.
@@ -61,7 +61,7 @@ def render_page(summaries: Iterable[TwinSummary]) -> str:
     return "\n".join(parts)
 
 
-_HEADINGS = ("twin", "params (M)", "GMACs", "+ %", "sites", "left", "input", "tags", "licences")
+_HEADINGS = ("twin", "params (M)", "GMACs", "+ %", "sites", "left", "input", "tags", "licenses")
 
 
 def _row(summary: TwinSummary) -> Sequence[str]:

@@ -21,7 +21,7 @@ from timm_asap.conversion.filtering import Filtered
 from timm_asap.conversion.rewrite import AliasFreeCalls, calls_in
 from timm_asap.conversion.sites import site_of
 from timm_asap.conversion.strided import AsapSpec, LowPassed, PooledPointwise, attach, is_converted, plain_class
-from timm_asap.conversion.watch import Watcher, undisturbed
+from timm_asap.conversion.watch import Watcher, module_at, undisturbed
 from timm_asap.evaluation.aliasing.fixed_filter import filters_before_sampling, fixed_filter, sampled_map
 from timm_asap.resample import resample
 
@@ -73,7 +73,7 @@ def sampling_sites(model: nn.Module) -> list[SamplingSite]:
     """
     sites = []
     for row in convert(model, dry_run=True).sites:
-        module = model.get_submodule(row.name)
+        module = module_at(model, row.name)
         site = site_of(module)
         converted = is_converted(module)
         if site is None or site.geometry is None or not site.geometry.strides:
@@ -105,7 +105,7 @@ def watch_samples(model: nn.Module, images: Any, listener: Listener) -> Iterator
         watch = _Samples(model, listener)
         for site in sampling_sites(model):
             watch.known[site.name] = site
-            layer = model.get_submodule(site.name)
+            layer = module_at(model, site.name)
             if site.status is not SiteStatus.CONVERTED:
                 handle = layer.register_forward_pre_hook(watch.hook_of(site, layer))
                 stack.callback(handle.remove)
@@ -163,7 +163,7 @@ class _Samples:
         """The operator was used by a module."""
         if call.kind == "lowpass":
             self._last[name].append(call)
-        module = self._model.get_submodule(name)
+        module = module_at(self._model, name)
         if not is_converted(module):
             return
         y = call.y if call.kind == "lowpass" else resample(call.x, "lowpass", call.stride, call.window, call.boundary)
@@ -180,7 +180,7 @@ class _Samples:
         name = operation.module
         if operation.upsamples or any(samples(operation, call) for call in self._last.pop(name, ())):
             return
-        module = self._model.get_submodule(name)
+        module = module_at(self._model, name)
         site = self.known.get(name)
         if site is not None and site.status is not SiteStatus.CONVERTED:
             return  # its hook has said so

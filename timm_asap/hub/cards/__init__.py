@@ -1,1 +1,1 @@
-"""The parts of a model card: what it shows, what it keeps, and under which licence the weights are."""
+"""The parts of a model card: what it shows, what it keeps, and under which license the weights are."""

@@ -1,4 +1,4 @@
-"""The licence of a model's weights: that of the weights it started from, or the trainer's choice."""
+"""The license of a model's weights: that of the weights it started from, or the trainer's choice."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from timm_asap.hub.cards.origin import UNKNOWN_LICENCE, Origin
 __all__ = ["FROM_SCRATCH", "HUB_LICENCES", "Licence", "choose_licence", "states_licence"]
 
 FROM_SCRATCH = "mit"
-"""Of weights that were trained from random ones, where nobody says otherwise: the licence of timm_asap."""
+"""Of weights that were trained from random ones, where nobody says otherwise: the license of timm_asap."""
 
-# "licence mit", as of a data set on the Hub; "MIT licence"; "CC BY 4.0".
-_LICENCE_OF_DATA = re.compile(r"licence (?!not stated)|\w licence\b|\bCC\b")
+# "license mit", as of a data set on the Hub; "MIT license"; "CC BY 4.0". Older runs spell it "licence".
+_LICENCE_OF_DATA = re.compile(r"licen[cs]e (?!not stated)|\w licen[cs]e\b|\bCC\b")
 
 _LISTED = """
 afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
@@ -34,7 +34,7 @@ HUB_LICENCES = frozenset(_LISTED.split())
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence in the terms of the Hub.
+    """A license in the terms of the Hub.
 
     Args:
         id: Identifier.
@@ -50,7 +50,7 @@ class Licence:
 
 
 def choose_licence(origin: Origin | None, asked: str | None, before: str | None) -> Licence:
-    """The licence of the weights.
+    """The license of the weights.
 
     Args:
         origin: What they started from; None for random weights.
@@ -58,7 +58,7 @@ def choose_licence(origin: Origin | None, asked: str | None, before: str | None)
         before: What the card stated so far; it stays unless the user or the origin says otherwise.
 
     Raises:
-        UserError: If the choice is no identifier of the Hub, or contradicts the stated licence of the origin.
+        UserError: If the choice is no identifier of the Hub, or contradicts the stated license of the origin.
     """
     if asked is not None and asked not in HUB_LICENCES:
         raise UserError(
@@ -71,10 +71,10 @@ def choose_licence(origin: Origin | None, asked: str | None, before: str | None)
         return _of_origin(origin, asked)
     chosen = asked or (None if before == "other" else before)
     if chosen is not None:
-        because = f"They started from {origin}, whose licence is not recorded: whoever made this card states it."
+        because = f"They started from {origin}, whose license is not recorded: whoever made this card states it."
         return Licence(chosen, None, None, because)
     slug = re.sub(r"[^a-z0-9.]+", "-", (origin.hub_id or origin.name).lower()).strip("-")
-    because = f"They started from {origin}, whose licence is not recorded: read it there before using these."
+    because = f"They started from {origin}, whose license is not recorded: read it there before using these."
     return Licence("other", f"{UNKNOWN_LICENCE}{slug}", origin.link, because)
 
 
@@ -84,12 +84,12 @@ def _of_origin(origin: Origin, asked: str | None) -> Licence:
             f"--license {asked}: these weights started from {origin.name}, which is under {origin.licence} "
             f"({origin.stated_by}); leave --license out"
         )
-    because = f"They started from {origin}, and keep its licence, as {origin.stated_by} states it."
+    because = f"They started from {origin}, and keep its license, as {origin.stated_by} states it."
     if origin.is_identifier:
         return Licence(origin.licence, None, None, because)
     return Licence("other", origin.licence, origin.link, because)
 
 
 def states_licence(source: str) -> bool:
-    """Whether a data set's description tells its licence."""
+    """Whether a data set's description tells its license."""
     return _LICENCE_OF_DATA.search(source) is not None

@@ -17,14 +17,14 @@ from timm_asap.zoo import is_shipped, is_twin, plain_name
 __all__ = ["UNKNOWN_LICENCE", "Origin", "find_origin"]
 
 UNKNOWN_LICENCE = "that-of-"
-"""Begins the name of a licence that a card could not tell."""
+"""Begins the name of a license that a card could not tell."""
 
 # Keywords of `timm.create_model` that bring other weights than those of the name.
 _OTHER_WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 _UNSTATED = (None, "", "unknown", "other")
 _NAME = re.compile(r"[\w.+() -]{1,100}")
 _REPO = re.compile(r"[\w.-]+/[\w.-]+")
-# Licences that timm states and the Hub knows by the same identifier; it takes every other one as "other", with a name.
+# Licenses that timm states and the Hub knows by the same identifier; it takes every other one as "other", with a name.
 # Source: https://huggingface.co/docs/hub/repositories-licenses
 _KNOWN_TO_THE_HUB = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "gemma"})
 
@@ -100,7 +100,7 @@ def _from_timm(model: str) -> Origin:
 
 
 def _from_folder(folder: Path) -> Origin:
-    """What the card in a run folder says of its licence, if the folder is still there."""
+    """What the card in a run folder says of its license, if the folder is still there."""
     name = folder.name or folder.resolve().name
     try:
         data = ModelCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True).data
