@@ -300,7 +300,9 @@ def _find_list(folder: Folder) -> tuple[str, dict[str, str]] | None:
     try:
         lines = found[0].read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{one_line(str(found[0]))} cannot be read: expected lines of a file, a tab, a class") from error
+        raise UserError(
+            f"{one_line(str(found[0]))} cannot be read: expected lines of a file, a tab, a class"
+        ) from error
     rows = [line.split("\t") for line in lines]
     label_of = {row[0].strip(): _normal(row[1].strip()) for row in rows if len(row) > 1 and row[1].strip()}
     if not any(name in label_of for place in places for name in place.images):
