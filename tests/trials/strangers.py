@@ -167,13 +167,15 @@ class Strangers:
         faults = [{"answer": body} for body in answers.WHOLE.values()] + [{"status": status} for status in _STATUSES]
         faults += [{"wrong_bytes": True}, {"truncate_to": 10}, {"lose_answer": True}, {"cut_after": 100}]
         cases = list(itertools.product(answers.COMMANDS, ("config.json", "model.safetensors"), ("HEAD", "GET"), faults))
-        for command, file, method, fault in self.some(cases, 8):
+        controls = [(command, "config.json", "GET", None) for command in answers.COMMANDS]
+        for command, file, method, fault in controls + self.some(cases, 8):
             self.hub.reset()
             self.hub.add_repo(answers.REPO, {path.name: path.read_bytes() for path in self.net.iterdir()})
             here = self.trials.new()
             here.mkdir()
-            self.hub.fail(method, f"/resolve/.*/{file}", times=10**6, **fault)
-            more = _ON_DIGITS[2:] if command == "evaluate" else ()
+            if fault:
+                self.hub.fail(method, f"/resolve/.*/{file}", times=10**6, **fault)
+            more = {"evaluate": _ON_DIGITS[2:], "heal": ("--limit", "64", "--batch-size", "32")}.get(command, ())
             as_user = self._as_user(here / "cache")
             done = run(
                 timm_asap_program,
@@ -182,13 +184,13 @@ class Strangers:
             )
             self.hub.faults.clear()
             problem = None
-            if done.is_right and method == "GET" and "cut_after" not in fault:
+            if done.is_right and method == "GET" and fault and not fault.keys() & {"cut_after", "lose_answer"}:
                 problem = "a file that was not the model's was taken"
             if not done.is_right and [path.name for path in here.iterdir() if path.name != "cache"]:
                 problem = f"{sorted(os.listdir(here))} is left over"
             if [path for _, path, _ in self.hub.requests if path.endswith((".bin", ".pth", ".pt"))]:
                 problem = "pickled weights were asked for"
-            count.add(f"{command}: {method} {file}: {fault}", done, problem)
+            count.add(f"{command}: {method} {file}: {fault}", done, problem, fault is not None)
         return count
 
     # models
@@ -202,15 +204,18 @@ class Strangers:
         ):
             here = self.trials.new()
             folder = Path(shutil.copytree(self.net, here / "net"))
-            configs.write(folder, **{place or "top": {key: value}})
-            command = self.random.choice(commands)
+            if where is None:
+                name, command = "as it was saved", what
+            else:
+                (place, key), (kind, value) = where, what
+                configs.write(folder, **{place or "top": {key: value}})
+                name, command = f"{place}.{key} {kind}", self.random.choice(commands)
             words = [word.format(f"local-dir:{folder}", folder=folder) for word in configs.COMMANDS[command]]
-            words += {"evaluate": _ON_DIGITS[2:], "heal": ("--images", "64", "--batch-size", "32")}.get(command, ())
+            words += {"evaluate": _ON_DIGITS[2:], "heal": ("--limit", "64", "--batch-size", "32")}.get(command, ())
             done = run(timm_asap_program, words, lambda here=here: os.chdir(here))
-            if os.environ.get("SHOW"):
-                print(words[0], place, key, kind, done.code, done.err[-200:])
             left = sorted(set(os.listdir(here)) - {"net"})
-            count.add(f"{command}: {place}.{key} {kind}", done, f"{left} is left over" if done.code and left else None)
+            problem = f"{left} is left over" if done.code and left else None
+            count.add(f"{command}: {name}", done, problem, where is not None)
             shutil.rmtree(here)
         return count
 
@@ -235,7 +240,8 @@ class Strangers:
             (programs / name).write_text(f"#!/bin/sh\ntouch '{started}'\n")
             (programs / name).chmod(0o755)
         os.environ["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
-        for name, content in self.some(list(_pictures(self.random)), 8):
+        controls = [("as it is", encoded(noise(40, 24), "PNG")["bytes"])] * 5
+        for name, content in controls + self.some(list(_pictures(self.random)), 8):
             hostile = folder / "a" / f"hostile.{self.random.choice(['png', 'jpg', 'JPEG', 'webp', 'tiff', 'gif'])}"
             hostile.write_bytes(content)
             skip = ["--skip-unreadable"] if self.random.random() < 0.5 else []
@@ -249,7 +255,8 @@ class Strangers:
                 words = [*data, *skip, "--model", "test_resnet", "--epochs", "1", "--output", self.trials.new()]
                 done = run(train, words, _little_memory)
             problem = "it started a program" if started.exists() else None
-            count.add(f"{program}{' --skip-unreadable' * bool(skip)}: {name}", done, problem, not skip)
+            refused = not skip and name != "as it is"
+            count.add(f"{program}{' --skip-unreadable' * bool(skip)}: {name}", done, problem, refused)
             hostile.unlink()
         return count
 
@@ -289,7 +296,8 @@ class Strangers:
         cases += [(self.run, "metrics.jsonl", how, spoiled + b"\n") for how, spoiled in answers.spoilings(first)]
         cases += [(self.run, "README.md", repr(text), text.encode()) for text in _CARDS]
         cases += [(self.run, "config.yaml", repr(text), text.encode()) for text in _YAML]
-        for source, name, how, spoiled in self.some(cases, 8):
+        controls = [(self.run, "result.json", "as it is", (self.run / "result.json").read_bytes())] * 3
+        for source, name, how, spoiled in controls + self.some(cases, 8):
             folder = Path(shutil.copytree(source, self.trials.new()))
             (folder / name).write_bytes(spoiled)
             if source == self.trials.record:
@@ -302,7 +310,7 @@ class Strangers:
             as_user = self._as_user(here / "cache")
             done = run(timm_asap_program, words, lambda here=here, as_user=as_user: (as_user(), os.chdir(here)))
             problem = "it ran what a file said" if (here / "HOLE").exists() else None
-            count.add(f"{words[0]}: {name}: {how}", done, problem)
+            count.add(f"{words[0]}: {name}: {how}", done, problem, how != "as it is")
             shutil.rmtree(folder)
         return count
 
