@@ -199,9 +199,9 @@ class Strangers:
         """A config.json with every key of every type, in every command."""
         count = Count("hostile config.json")
         commands = ("evaluate", "heal", "demo", "export")
-        for (place, key), (kind, value) in self.some(
-            list(itertools.product(configs.PLACES, configs.VALUES.items())), 8
-        ):
+        cases = list(itertools.product(configs.PLACES, configs.VALUES.items()))
+        controls = [(None, command) for command in commands]
+        for where, what in controls + self.some(cases, 8):
             here = self.trials.new()
             folder = Path(shutil.copytree(self.net, here / "net"))
             if where is None:
