@@ -360,7 +360,7 @@ def _pictures(random: np.random.Generator) -> Iterator[tuple[str, bytes]]:
         yield f"{name} by another name", buffer.getvalue()
     yield "PostScript", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
     yield "SVG", b"<svg xmlns='http://www.w3.org/2000/svg'><image href='http://127.0.0.1:9/'/></svg>"
-    for (name, entries), kind in itertools.product(MALFORMED.items(), ("JPEG", "PNG", "WEBP", "TIFF")):
+    for (name, entries), kind in itertools.product(MALFORMED.items(), ("JPEG", "PNG", "WEBP")):
         yield f"{kind}, {name}", encoded(image, kind, exif=exif_block(TURNED, *entries))["bytes"]
     for width, height in ((2**31 - 1, 2**31 - 1), (100_000, 100_000), (20_000, 20_000), (2**31 - 1, 1), (0, 5)):
         yield f"a PNG that says {width} x {height}", _png(width, height)
