@@ -127,14 +127,57 @@ def test_wrappers_are_looked_through(tmp_path):
     assert read_class_folders(tmp_path).places == {"train": "archive/PetImages"}
 
 
+TINY = ("train/n01/images", "train/n02/images", "val/images", "test/images", "wnids.txt", "train/n01/n01_boxes.txt")
+
+
+def tiny_imagenet(root, *labels):
+    """Tiny ImageNet as it unpacks; `labels` are those of the images of its validation split."""
+    tree(root, *TINY)
+    rows = [f"{number}.png\t{name}\t0\t0\t62\t62\n" for number, name in enumerate(labels)]
+    (root / "val/val_annotations.txt").write_text("".join(rows))
+    return root
+
+
 def test_tiny_imagenet(tmp_path):
-    tree(
-        tmp_path, "train/n01/images", "train/n02/images", "val/images", "test/images", "wnids.txt", "train/n01/n01.txt"
-    )
-    read = read_class_folders(tmp_path)
-    assert found(tmp_path) == (("n01", "n02"), {"train": [2, 2]})
-    assert "not read: images of validation in none of the class folders, 2 (val)" in read.notes
+    read = read_class_folders(tiny_imagenet(tmp_path, "n02", "n01"))
+    assert found(tmp_path) == (("n01", "n02"), {"train": [2, 2], "validation": [1, 1]})
+    paths, labels = read.splits["validation"]
+    assert [os.path.relpath(path, tmp_path) for path in paths] == ["val/images/0.png", "val/images/1.png"]
+    assert labels == [1, 0]
+    assert read.places["validation"] == "val/val_annotations.txt"
+    assert "not read: images of test in none of the class folders, 2 (test)" in read.notes
     assert "not read: files that are no images, 2 (2 .txt)" in read.notes
+
+
+def test_the_validation_split_of_tiny_imagenet_alone(tmp_path):
+    root = tiny_imagenet(tmp_path, "n07", "n03") / "val"
+    assert found(root) == (("n03", "n07"), {"train": [1, 1]})
+    assert read_class_folders(root).notes == ()
+
+
+def test_a_list_of_labels_that_leaves_images_out_is_said(tmp_path):
+    read = read_class_folders(tiny_imagenet(tmp_path, "n02"))
+    assert found(tmp_path)[1]["validation"] == [0, 1]
+    assert "not read: images that val_annotations.txt does not name, 1 (images/1.png)" in read.notes
+
+
+def test_a_list_of_labels_with_a_class_of_its_own_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"val_annotations\.txt names the class n09, of which train has no folder"):
+        read_class_folders(tiny_imagenet(tmp_path, "n02", "n09"))
+
+
+def test_a_list_about_other_files_is_none(tmp_path):
+    tiny_imagenet(tmp_path)
+    (tmp_path / "val/val_annotations.txt").write_text("other.png\tn01\n\nno tab\n")
+    assert found(tmp_path)[1] == {"train": [2, 2]}
+    assert "not read: images of validation in none of the class folders, 2 (val)" in read_class_folders(tmp_path).notes
+
+
+def test_a_list_that_is_no_text(tmp_path):
+    tiny_imagenet(tmp_path)
+    (tmp_path / "val/val_annotations.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read: expected lines of a file, a tab, a class"):
+        read_class_folders(tmp_path)
 
 
 def test_kaggles_further_folders_are_counted_and_not_read(tmp_path):

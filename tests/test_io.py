@@ -54,6 +54,19 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
     assert not (tmp_path / "run" / "README.md").is_symlink()
 
 
+def test_a_link_in_the_place_of_the_file_aside_is_not_followed(tmp_path):
+    outside = tmp_path / "outside.txt"
+    outside.write_text("mine")
+    (tmp_path / "run").mkdir()
+    with replace_file(tmp_path / "run" / "README.md") as aside:
+        aside.write_text("first")
+    aside.symlink_to(outside)
+    write_text(tmp_path / "run" / "README.md", "card")
+    assert outside.read_text() == "mine"
+    assert (tmp_path / "run" / "README.md").read_text() == "card"
+    assert not (tmp_path / "run" / "README.md").is_symlink()
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [

@@ -198,6 +198,11 @@ def test_files_that_are_no_configuration(folder, text, line):
     assert line in outcome(folder)
 
 
+def test_a_number_of_a_class_of_thousands_of_digits(folder):
+    write(folder, top={"label_names": json.dumps({"1" * 5000: "a"})})
+    assert "config.json: label_names: expected a list of names" in outcome(folder)
+
+
 def test_names_by_number_are_names_in_order(folder):
     write(folder, top={"label_names": '{"4": "e", "3": "d", "2": "c", "1": "b", "0": "a"}'})
     assert open_model(str(folder)).label_names == tuple("abcde")
@@ -241,6 +246,21 @@ def with_size(folder):
         pretrained_cfg={"num_classes": "5", "input_size": "[1, 4096, 4096]"},
     )
     return outcome(folder)
+
+
+@pytest.mark.parametrize("version", ["v2", "v1"])
+def test_files_that_a_container_has_read_take_no_memory_from_it(tmp_path, monkeypatch, version):
+    """The system counts them as used until it wants the memory: after a data set, nothing would be free."""
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    place, names, prefix = tmp_path, ("memory.max", "memory.current"), ""
+    if version == "v1":
+        place, names, prefix = tmp_path / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes"), "total_"
+        place.mkdir()
+    for name, size in zip(names, (10_000_000, 9_900_000), strict=True):
+        (place / name).write_text(f"{size}\n")
+    assert memory.available_memory() == 100_000
+    (place / "memory.stat").write_text(f"{prefix}inactive_file 7000000\n{prefix}active_file 500000\nanon 2400000\n")
+    assert memory.available_memory() == 7_600_000
 
 
 def test_what_is_free_is_known_here():

@@ -122,7 +122,9 @@ def replace_file(path: Path | str, *, doing: str | None = None, hint: str | None
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(path)
         try:
-            aside.touch()
+            # what lies there is of a killed process that had this number, or a link that somebody put in the way
+            aside.unlink(missing_ok=True)
+            aside.touch(exist_ok=False)
             usual_mode = aside.stat().st_mode
             yield aside
             aside.chmod(usual_mode)  # safetensors makes files that only their owner may read

@@ -214,7 +214,8 @@ def _without(folder: Path) -> None:
 
 
 def _release(folder: Path, lock: FileLock | None) -> None:
-    # removed while the lock is held; whoever opened the file meanwhile finds it without a name, and opens the next
+    # removed while the lock is held; whoever opened the file meanwhile finds it without a name, and opens the next:
+    # filelock does so from 3.24 on, before that two could hold it
     for name in LOCK_FILES if lock is not None else {_HOLDER}:
         with suppress(OSError):
             (folder / name).unlink(missing_ok=True)

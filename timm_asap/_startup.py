@@ -6,7 +6,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from timm_asap._renamed import older_name
 
 __all__ = ["lazy_names", "reads_flags_first"]
 
@@ -44,15 +47,21 @@ def _is_own_script(script: Path) -> bool:
     return script.name == "train.py" and script.resolve().parent == own and (own / "pyproject.toml").is_file()
 
 
-def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_names(
+    package: str, modules: Mapping[str, str], renamed: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[str], Any]:
     """A module's `__getattr__` (PEP 562) that imports a public name when it is first asked for.
 
     Args:
         package: The module's `__name__`.
         modules: The module that each name comes from.
+        renamed: What names of older versions are called now; each use warns.
     """
 
     def find(name: str) -> Any:
+        if name in renamed:
+            older_name(f"{package}.{name}", renamed[name])
+            return getattr(sys.modules[package], renamed[name])
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(modules[name]), name)

@@ -25,6 +25,7 @@ import tyro
 from tyro.constructors import PrimitiveConstructorSpec
 
 import timm_asap
+from timm_asap._renamed import RENAMED
 from timm_asap.errors import UserError, unknown_name
 
 __all__ = [
@@ -49,7 +50,11 @@ __all__ = [
 
 T = TypeVar("T")
 
-_RENAMED = {"--skip-corrupt": "--skip-unreadable", "--no-skip-corrupt": "--no-skip-unreadable"}
+_RENAMED = {
+    f"--{no}{old}".replace("_", "-"): f"--{no}{new}".replace("_", "-")
+    for old, new in RENAMED.items()
+    for no in ("", "no-")
+}
 
 # Defaults that say nothing: the text of such a flag tells what happens without it.
 _UNSAID = frozenset({"None", "null", "False", "", "{}", "'{}'"})

@@ -52,6 +52,11 @@ def _is_notice(line: str) -> bool:
     """What a program says while it works, progress of a library, and Python's own warnings with their line of code."""
     if re.match(r"timm-asap \w+: ", line):
         return True
+    # the Hub is asked again: our lines and the client's
+    if re.search(
+        r"(asking again|looking whether it was made), \d of \d$|^Retrying in \d+s|thrown while requesting", line
+    ):
+        return True
     return "examples/s" in line or "files/s" in line or "Warning: " in line or line.startswith("  warnings.warn(")
 
 

@@ -1,82 +1,44 @@
-"""Take the count of run folders in a hostile world: `python tests/trials/runs.py --help`.
+"""Trials of run folders in a hostile world: kills, a second writer, flipped bits, full disks, missing rights, flags.
 
 Every trial is a whole program in a child process: killed at a change of its files, beside another writer, with flipped
-bits under it, on a full disk, in a folder that it may not write to, or with a random command line. It is right if it
-did what was asked and nothing that was there is harmed; one line with exit code 2 is right where nothing better can be
-done. Everything else has failed, and is printed.
+bits under it, on a full disk, in a folder that it may not write to, or with a random command line.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import shutil
 import subprocess
-import sys
-import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-_TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
-if __name__ == "__main__":  # pytest imports every file that it looks for doctests in
-    os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
-
-import sklearn.model_selection  # noqa: E402, F401
-import torch  # noqa: E402
-from tiny_evaluation import write_model  # noqa: E402
-from tiny_run import main as train  # noqa: E402
-from tiny_run import tiny_flags, write_images  # noqa: E402
+import sklearn.model_selection  # noqa: F401
+from tiny_evaluation import write_model
+from tiny_run import main as train
+from tiny_run import tiny_flags, write_images
 
 # what a first command would import: every child has it from here
-import timm_asap.commands.card  # noqa: E402
-import timm_asap.commands.compare  # noqa: E402
-import timm_asap.commands.evaluate  # noqa: E402
-import timm_asap.commands.heal  # noqa: E402
-import timm_asap.evaluation.plots  # noqa: E402
-from timm_asap.cli import main as timm_asap  # noqa: E402
-from timm_asap.training.run_folder import RunFolder  # noqa: E402
-from trials.children import Done, as_nobody, die_at, limit_files, run, start  # noqa: E402
+import timm_asap.commands.card
+import timm_asap.commands.compare
+import timm_asap.commands.demo
+import timm_asap.commands.evaluate
+import timm_asap.commands.heal
+import timm_asap.commands.publish
+import timm_asap.evaluation.plots
+import timm_asap.hub
+from timm_asap.cli import main as timm_asap
+from timm_asap.training.run_folder import RunFolder
+from trials.children import Done, as_nobody, die_at, limit_files, run, start
+from trials.count import Count
 
 _EVALUATE = (
     *("--dataset", "digits", "--limit", "24", "--measures", "clean,attacks", "--attacks", "fgsm", "--eps", "1/255"),
     *("--batch-size", "12", "--no-plots"),
 )
-
-
-@dataclass
-class Count:
-    """How the trials of a kind ended."""
-
-    kind: str
-    tried: int = 0
-    right: int = 0
-    one_line: int = 0
-    failures: list[str] = field(default_factory=list)
-
-    def add(self, what: str, done: Done, problem: str | None = None, one_line_is_right: bool = True) -> None:
-        """Count a trial.
-
-        Args:
-            what: Was tried.
-            done: How the program ended.
-            problem: What is wrong with what it left, although it ended well.
-            one_line_is_right: Whether a refusal is as good an end as any.
-        """
-        self.tried += 1
-        if problem is None and done.is_right:
-            self.right += 1
-        elif problem is None and done.is_one_line and one_line_is_right:
-            self.one_line += 1
-        else:
-            why = problem or f"exit code {done.code}: {done.err.strip()[-300:] or done.out.strip()[-200:]}"
-            self.failures.append(f"{what}: {why}")
 
 
 class Trials:
@@ -468,38 +430,3 @@ KINDS = (
     "kills_of_training", "kills_of_overwriting", "kills_of_evaluation", "kills_of_healing", "two_writers",
     "flipped_bits", "full_disk", "small_disk", "rights", "words",
 )  # fmt: skip
-
-
-def main() -> int:
-    """Run the trials and print the count; 1 where one failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"which trials, by default all: {', '.join(KINDS)}")
-    parser.add_argument("--count", type=int, default=12, help="about how many of each kind")
-    parser.add_argument("--seed", type=int, default=0, help="of whatever is random")
-    options = parser.parse_args()
-    if unknown := set(options.kinds) - set(KINDS):
-        parser.error(f"unknown kind {unknown.pop()}: expected {', '.join(KINDS)}")
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    counts = []
-    with tempfile.TemporaryDirectory(prefix="timm_asap_trials_") as work:
-        os.chmod(work, 0o755)
-        trials = Trials(Path(work), options.count, options.seed)
-        for kind in options.kinds or KINDS:
-            counts.append(getattr(trials, kind)())
-            for failure in counts[-1].failures:
-                print(f"FAILED {counts[-1].kind}, {failure}")
-            print(_line(counts[-1].kind, counts[-1].tried, counts[-1].right, counts[-1].one_line,
-                        len(counts[-1].failures)), flush=True)  # fmt: skip
-    totals = [sum(values) for values in zip(*((c.tried, c.right, c.one_line, len(c.failures)) for c in counts),
-                                            strict=True)]  # fmt: skip
-    print(_line("all", *totals))
-    return int(totals[3] > 0)
-
-
-def _line(kind: str, tried: int, right: int, one_line: int, failed: int) -> str:
-    return f"{kind:28} tried {tried:4}  right {right:4}  one line {one_line:4}  failed {failed:4}"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -53,4 +53,5 @@ __getattr__ = lazy_names(
         "load_dataset": "timm_asap.data.load",
         "set_epoch": "timm_asap.data.loader",
     },
+    renamed={"count_corrupt": "count_unreadable"},
 )

@@ -1,11 +1,13 @@
 """Which folders are splits and which are classes. The folders decide, the names of files never.
 
 The rules are those of torchvision's `ImageFolder`: the first level of folders under a split is the class, whatever lies
-below it belongs to it, and links are followed. Above that, folders called train, val, test or the like are splits.
+below it belongs to it, and links are followed. Above that, folders called train, val, test or the like are splits. One
+list of labels is read beside them, that of Tiny ImageNet: the images of its validation split lie in one folder.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -41,7 +43,7 @@ class ClassFolders:
     Args:
         label_names: The classes, in alphabetical order.
         splits: By name, the paths of the images and their class numbers.
-        places: By name of the split, its folder, from the one that was asked for on.
+        places: By name of the split, its folder, or its list of labels, from the one that was asked for on.
         notes: What was not read, a line for each kind.
     """
 
@@ -77,7 +79,11 @@ def read_class_folders(
     base, splits = _find_splits(tree, asked)
     train = next((name for name in (train_split, "train") if name in splits), None)
     roots = {name: _unwrap(folder, set()) for name, folder in splits.items() if train in (None, name)}
-    class_names = sorted({_normal(child.name) for folder in roots.values() for child in folder.with_images})
+    lists = {name: found for name, folder in splits.items() if (found := _find_list(roots.get(name, folder)))}
+    class_names = sorted(
+        {_normal(child.name) for name, folder in roots.items() if name not in lists for child in folder.with_images}
+        | {label for name in roots if name in lists for label in lists[name][1].values()}
+    )
     if not class_names:
         where = _shown(roots[train] if train else base)
         raise UserError(f"{where} has no class subfolders: expected one folder of images per class, two or more")
@@ -86,9 +92,16 @@ def read_class_folders(
 
     read: dict[str, tuple[list[str], list[int]]] = {}
     files: dict[str, set[int]] = {}
+    places = {name: _place(folder) for name, folder in roots.items()}
     seen: set[tuple[str, ...]] = set()
     for name, folder in roots.items():
         _refuse_inner_splits(folder)
+        if name in lists:
+            file, label_of = lists[name]
+            read[name], files[name] = _read_list(folder, file, label_of, class_names, train, left_out)
+            places[name] = one_line("/".join((*folder.parts, file)))
+            seen.update(inner.parts for inner in folder.walk())
+            continue
         children = _match(folder, class_names, train)
         if not children:
             left_out.add(f"images of {name} in none of the class folders", _place(folder), folder.total)
@@ -110,7 +123,7 @@ def read_class_folders(
                 "images outside the class folders", "/".join((*folder.parts, folder.images[0])), len(folder.images)
             )
     notes = (*left_out.notes(), *_shared(files))
-    return ClassFolders(tuple(class_names), read, {name: _place(roots[name]) for name in read}, notes)
+    return ClassFolders(tuple(class_names), read, {name: places[name] for name in read}, notes)
 
 
 def split_folders(tree: Folder) -> list[tuple[str, list[str]]]:
@@ -265,6 +278,63 @@ def _match(folder: Folder, class_names: list[str], train: str | None) -> list[tu
             "expected the same classes; rename or remove it"
         )
     return sorted(found.items())
+
+
+def _find_list(folder: Folder) -> tuple[str, dict[str, str]] | None:
+    """A list of labels as Tiny ImageNet has it for the images of one folder: val/val_annotations.txt beside val/images.
+
+    Each line is the name of a file, a tab and its class; the corners of a box may follow.
+
+    Returns:
+        The name of the list, and the class of each file; None where there is none, or it is about other files.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    places = [folder, *folder.with_images]
+    if len(places) > 2 or (len(places) == 2 and places[1].with_images):
+        return None
+    found = sorted(path for path in Path(folder.path).glob("*_annotations.txt") if path.is_file())
+    if len(found) != 1:
+        return None
+    try:
+        lines = found[0].read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{one_line(str(found[0]))} cannot be read: expected lines of a file, a tab, a class"
+        ) from error
+    rows = [line.split("\t") for line in lines]
+    label_of = {row[0].strip(): _normal(row[1].strip()) for row in rows if len(row) > 1 and row[1].strip()}
+    if not any(name in label_of for place in places for name in place.images):
+        return None
+    return found[0].name, label_of
+
+
+def _read_list(
+    folder: Folder, file: str, label_of: dict[str, str], class_names: list[str], train: str | None, left_out: LeftOut
+) -> tuple[tuple[list[str], list[int]], set[int]]:
+    """Paths and class numbers of the images that a list names, and what files they are.
+
+    Raises:
+        UserError: If it names a class that the split to train on has not.
+    """
+    number = {name: label for label, name in enumerate(class_names)}
+    paths, labels, identities = [], [], set()
+    for path, identity in folder.files():
+        name = label_of.get(os.path.basename(path))
+        if name is None:
+            left_out.add(f"images that {file} does not name", path.removeprefix(f"{folder.path}{os.sep}"))
+            continue
+        if name not in number:
+            raise UserError(
+                f"{_shown(folder)}: {one_line(file)} names the class {one_line(name)}, of which "
+                f"{train or 'another split'} has no folder: expected the same classes"
+            )
+        paths.append(path)
+        labels.append(number[name])
+        identities.add(identity)
+    left_out.remove_file(file)
+    return (paths, labels), identities
 
 
 def _shared(files: dict[str, set[int]]) -> Iterable[str]:

@@ -109,6 +109,12 @@ class LeftOut:
         """Counts a file that is no image."""
         self._suffixes[os.path.splitext(name)[1].lower() or name] += 1
 
+    def remove_file(self, name: str) -> None:
+        """Takes one back that `add_file` counted: it was read after all."""
+        suffix = os.path.splitext(name)[1].lower() or name
+        self._suffixes[suffix] -= 1
+        self._suffixes += Counter()  # without those that are none any more
+
     def count_of(self, suffix: str) -> int:
         """Of the files that are no images, those whose names end so."""
         return self._suffixes[suffix]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from timm_asap._renamed import takes_older_keywords
 from timm_asap.data.columns import CLASS_ORDERS
 from timm_asap.data.digits import load_digits
 from timm_asap.data.holdout import hold_out_validation
@@ -20,6 +21,7 @@ DATASET_NAMES = (*_OWN_NAMES, *BUILDERS)
 """The names that stand for themselves; every other one is a Hugging Face id, a folder or a file."""
 
 
+@takes_older_keywords
 def load_dataset(
     name: str,
     data_dir: str | Path | None = None,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from timm_asap._renamed import has_older_keywords
 from timm_asap.data.columns import LabelEncoder
 from timm_asap.data.images import decode_image, image_size, in_folder
 
@@ -45,6 +46,7 @@ class TensorSplit:
         return TensorSplit(self.images[indices], self.labels[indices])
 
 
+@has_older_keywords
 @dataclass(frozen=True, eq=False)
 class LazySplit:
     """A split of large images, each decoded when it is asked for.
@@ -89,6 +91,7 @@ class LazySplit:
         return replace(self, dataset=rows, labels=self.labels[indices])
 
 
+@has_older_keywords
 @dataclass(frozen=True, eq=False)
 class StreamSplit:
     """A split that is read from its beginning on, of large or small images.

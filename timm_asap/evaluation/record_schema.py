@@ -79,10 +79,10 @@ _SUMMARY = (
 )
 _COUNTED = {"images": _is_count, "interval": _list_of(_is_number, 2)}
 _RESULTS = {
-    "clean": ({"accuracy": _is_percent}, {}),
+    "clean": ({"accuracy": _is_percent}, {"loss": _is_number}),
     "corruption": (
         {"accuracy": _is_percent, "corruption": _is_text, "severity": _is_count, "table": _is_text},
-        {"seed": _or_none(_is_count), "approximate": _or_none(_is_text)},
+        {"seed": _or_none(_is_count), "approximate": _or_none(_is_text), "loss": _is_number},
     ),
     "attack": (
         {"accuracy": _is_percent, "attack": _is_text, "norm": _is_text, "eps": _is_share},

@@ -89,6 +89,12 @@ def write_card(
         text = _render(records, licence, sections, repo, shipped_as, figure)
     except (KeyError, UndefinedError) as error:
         raise UserError(f"{folder}: its records lack what the card shows: {error}; make them anew") from error
+    except UserError:
+        raise
+    except (TypeError, ValueError, AttributeError, IndexError) as error:  # of records that somebody changed
+        raise UserError(
+            f"{folder}: its records hold something else than the card shows ({first_line(error)}): make them anew"
+        ) from error
     text = carry_stamp(previous.text, text)
     check_card(text)
     refuse_token(path.name, text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
 
+from timm_asap._renamed import has_older_keywords
 from timm_asap.command_line import Folder, metavar
 from timm_asap.errors import UserError
 from timm_asap.training.options.adversarial import AdversarialOptions
@@ -47,6 +48,7 @@ class Given:
         return name not in self.flags and overridden
 
 
+@has_older_keywords
 @dataclass(frozen=True)
 class TrainConfig(
     RuntimeOptions, AdversarialOptions, AugmentationOptions, OptimizationOptions, DataOptions, ModelOptions

@@ -7,13 +7,11 @@ from typing import Any
 
 import yaml
 
+from timm_asap._renamed import RENAMED
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.training.config import RECIPE_KEYS, TrainConfig
 
 _SHIPPED = Path(__file__).parent / "recipes"
-
-# Keys of older runs, which --resume reads.
-_RENAMED = {"skip_corrupt": "skip_unreadable"}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -56,7 +54,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"recipe {path}: expected 'key: value' lines, got a {type(values).__name__}")
-    values = {_RENAMED.get(key, key): value for key, value in values.items()}
+    values = {RENAMED.get(key, key): value for key, value in values.items()}
     for key in values:
         if key not in RECIPE_KEYS:
             raise UserError(f"recipe {path}: {unknown_name('key', key, RECIPE_KEYS)}")

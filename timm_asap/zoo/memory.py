@@ -11,10 +11,13 @@ from timm_asap.errors import UserError
 __all__ = ["available_memory", "check_memory", "image_memory"]
 
 # Of this process's control group (v2, v1); a container has less than its machine.
-_GROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+_GROUPS = Path("/sys/fs/cgroup")
+_FILES = (
+    ("memory.max", "memory.current", "memory.stat", ""),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
 )
+# Pages of files that were read: they count as used, and are given up as soon as memory is wanted.
+_CACHES = ("inactive_file", "active_file")
 _FEATURES = 16  # maps of an image's size that a network keeps at a time: 64 channels at half the side
 
 
@@ -65,13 +68,22 @@ def _of_the_system() -> list[int]:
 
 
 def _of_the_group() -> list[int]:
-    for limit, used in _GROUPS:
+    for limit, used, stat, prefix in _FILES:
         try:
-            left = int(Path(limit).read_text()) - int(Path(used).read_text())
+            left = int((_GROUPS / limit).read_text()) - int((_GROUPS / used).read_text())
         except (OSError, ValueError):  # none, or "max"
             continue
-        return [max(left, 0)]
+        return [max(left + _cached(_GROUPS / stat, prefix), 0)]
     return []
+
+
+def _cached(stat: Path, prefix: str) -> int:
+    """Bytes of pages of files that a control group holds; 0 where it does not say."""
+    try:
+        pairs = [line.split() for line in stat.read_text(encoding="ascii").splitlines()]
+        return sum(int(value) for name, value in pairs if name in {prefix + cache for cache in _CACHES})
+    except (OSError, ValueError):
+        return 0
 
 
 def _of_the_process() -> list[int]:

@@ -30,6 +30,7 @@ _MAX_CLASSES = 10_000_000
 _MAX_NUMBER = 2**31
 _MAX_BLOCKS = 4096
 _MAX_NAME = 1000
+_MAX_DIGITS = 10  # of the number of a class; int() refuses thousands of them
 
 _Check = tuple[str, Callable[[Any], bool]]
 
@@ -173,7 +174,7 @@ def _is_name(value: Any) -> bool:
 def _is_names(value: Any) -> bool:
     """A list, or, where numbers are missing, an object from number to name."""
     if isinstance(value, dict):
-        return all(key.isdecimal() for key in value) and all(map(_is_name, value.values()))
+        return all(key.isdecimal() and len(key) <= _MAX_DIGITS for key in value) and all(map(_is_name, value.values()))
     return _is_list(value, _is_name)
 
 

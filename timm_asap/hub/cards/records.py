@@ -20,6 +20,7 @@ from timm_asap.evaluation.record import RECORD, Record, read_record
 from timm_asap.hub.cards.comparison import COMPARISON, check_comparison
 from timm_asap.hub.cards.origin import Origin, find_origin
 from timm_asap.hub.cards.privacy import cut_paths
+from timm_asap.hub.cards.record_types import check_facts, check_result
 from timm_asap.training.facts import hub_id_of
 from timm_asap.training.run_folder import ADAPTATION, RunFolder
 from timm_asap.zoo import is_twin, plain_name
@@ -152,6 +153,10 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
         facts, result = read_json(folder / "run.json"), read_json(folder / "result.json")
     if kind != "adapted" and (folder / "heal.json").is_file():
         healing = read_json(folder / "heal.json")
+    if facts is not None:
+        check_facts(facts, folder / "run.json")
+    if result is not None:
+        check_result(result, folder / "result.json")
     model = open_model(f"local-dir:{folder}")
     if result is not None and result.get("weights_sha256", model.weights_sha256) != model.weights_sha256:
         raise UserError(
