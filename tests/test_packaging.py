@@ -81,6 +81,12 @@ print("card.md.jinja" in _templates().list_templates())
 print((model_cards() / "resnet20_lowres_asap.fashion_mnist.md").is_file())
 print(importlib.metadata.version("timm_asap"))
 """
-    said = run(tmp_path, "-c", program, PYTHONPATH=str(installed), HF_HUB_OFFLINE="1").split()
+    # `pip install --target` into somebody's own project
+    neighbor = installed / "pyproject.toml"
+    neighbor.touch()
+    try:
+        said = run(tmp_path, "-c", program, PYTHONPATH=str(installed), HF_HUB_OFFLINE="1").split()
+    finally:
+        neighbor.unlink()
     package = installed / "timm_asap"
     assert said == [str(package / "__init__.py"), str(package / "model_cards"), "True", "True", timm_asap.__version__]

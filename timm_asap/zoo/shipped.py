@@ -22,13 +22,11 @@ WEIGHTS = Path(__file__).with_name("weights")
 def model_cards() -> Path:
     """The folder of the cards of trained models, which holds the templates of every card in `templates`.
 
-    It lies beside the package in a checkout, for an editable installation too, and inside it where a wheel was
-    installed.
+    It lies inside an installed package; in a checkout, for an editable installation too, it lies beside the package.
     """
     package = Path(__file__).parents[1]
-    checkout = package.parent
-    # a `model_cards` beside an installed package would be somebody else's
-    return (checkout if (checkout / "pyproject.toml").is_file() else package) / "model_cards"
+    installed = package / "model_cards"
+    return installed if (installed / "templates").is_dir() else package.parent / "model_cards"
 
 
 def shipped_cfgs(architecture: str) -> dict[str, PretrainedCfg]:
