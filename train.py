@@ -8,11 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from timm_asap._start import importing
-
-with importing("train.py"):
-    from timm_asap.commands import train
-    from timm_asap.errors import run_program
+from timm_asap.cli import run_command
+from timm_asap.errors import run_program
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 where the user can put something right; 130 where Ctrl-C stopped it at once.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    return run_program("train.py", lambda: train.main(words))
+    return run_program("train.py", lambda: run_command("train", words, program="train.py"))
 
 
 if __name__ == "__main__":

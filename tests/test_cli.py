@@ -84,7 +84,10 @@ def test_convert_writes_nothing_where_the_weights_cannot_be_had(hub, tmp_path, c
     [
         (["lst"], "unknown command 'lst': expected one of"),
         (["list", "resnet5000"], "unknown twin 'resnet5000': closest matches: resnet50"),
-        (["list", "--patern", "x"], "unknown flag '--patern'"),
+        (["list", "--patern", "x"], "unknown flag '--patern': expected one of --help\n"),
+        (["list", "--pattern", "x"], "--pattern is no flag: expected the value alone, timm-asap list [PATTERN]\n"),
+        (["card", "--run=x"], "--run is no flag: expected the value alone, timm-asap card FOLDER\n"),
+        (["evaluate", "--models", "x"], "--models is no flag: expected the value alone, timm-asap evaluate MODEL"),
         (["convert", "resnet5o", "--dry-run"], "unknown model 'resnet5o': closest matches: resnet50"),
         (["convert", "resnet18", "--dry-run", "--window", "hann"], "unknown window 'hann'"),
         (

@@ -135,6 +135,27 @@ def test_refusals_hold_no_colors(monkeypatch):
     assert str(caught.value) == "--limit: got 'many'; expected --limit INT"
 
 
+@pytest.mark.parametrize("columns", [40, 200])
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["evaluate", "x", "--dataset", "digits", "--limit", "foo"], "--limit: got 'foo'; expected --limit INT"),
+        (["train", "--lr", "foo"], "--lr: got 'foo'; expected --lr FLOAT"),
+        (["convert", "x", "--layout", "y"], "--layout: unknown layout 'y': expected one of paper, preserve"),
+        (["card"], "expected FOLDER: "),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_refusals_are_one_clean_line_where_the_terminal_knows_ascii_alone(words, line, columns, monkeypatch):
+    for name, value in {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}.items():
+        monkeypatch.setenv(name, value)
+    done, _ = run("-m", "timm_asap", *words, columns=columns)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"timm-asap: error: {line}")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
 def test_every_field_has_its_help():
     for options in (EvaluateConfig,):
         for field in dataclasses.fields(options):

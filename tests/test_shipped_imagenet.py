@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import timm_asap
 from benchmarks.imagenet.bed import KNOWN
-from timm_asap.zoo.shipped import WEIGHTS, is_adapted
+from timm_asap.zoo.shipped import WEIGHTS, is_adapted, model_cards
 from timm_asap.zoo.summary import shown_tags, weights_state
 
 NAME = "tf_efficientnet_lite0_asap.adapted_in1k"
@@ -69,7 +68,7 @@ def test_its_origin_is_kept(model):
     assert [weights_state(f"{n}") for n in (NAME, "tf_efficientnet_lite0_asap.in1k")] == ["adapted", "upstream"]
     assert weights_state("resnet20_lowres_asap.fashion_mnist") == "trained"
     assert shown_tags("tf_efficientnet_lite0_asap") == "adapted_in1k+, in1k"
-    card = (Path(timm_asap.__file__).parent / "model_cards" / f"{NAME}.md").read_text(encoding="utf-8")
+    card = (model_cards() / f"{NAME}.md").read_text(encoding="utf-8")
     assert "license: apache-2.0" in card
     assert "tf_efficientnet_lite0.in1k" in card
     assert "No label was used" in card

@@ -10,8 +10,12 @@ from types import MappingProxyType
 from typing import Any
 
 from timm_asap._renamed import older_name
+from timm_asap.errors import missing_package
 
 __all__ = ["lazy_names", "reads_flags_first"]
+
+# which holds what any name of the package needs, but for the demo and ONNX, whose own modules say so
+_EXTRA = "train"
 
 _TAKE_A_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 
@@ -64,7 +68,13 @@ def lazy_names(
             return getattr(sys.modules[package], renamed[name])
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(modules[name]), name)
+        try:
+            value = getattr(import_module(modules[name]), name)
+        except ModuleNotFoundError as error:
+            if (missing := missing_package(error)) is None:
+                raise
+            line = f"{package}.{name} needs {missing}, which is not installed: pip install 'timm_asap[{_EXTRA}]'"
+            raise ModuleNotFoundError(line, name=error.name) from error
         setattr(sys.modules[package], name, value)
         return value
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from timm_asap._start import importing
-from timm_asap.errors import UserError, run_program, unknown_name
+from timm_asap.errors import UserError, missing_package, run_program, unknown_name
 
 #: Command, its module and its help line. Modules are imported when their command is called.
 COMMANDS = {
@@ -25,6 +25,21 @@ COMMANDS = {
     "publish": ("timm_asap.commands.publish", "put a run on the Hugging Face Hub, and verify it there"),
     "export": ("timm_asap.commands.export", "write a network as ONNX, with its preprocessing, checked in onnxruntime"),
     "demo": ("timm_asap.commands.demo", "show a network and its plain twin in the browser"),
+}
+
+#: The extra that holds everything a command needs besides the core.
+EXTRAS = {
+    "train": "train",
+    "list": "cli",
+    "convert": "cli",
+    "heal": "train",
+    "adapt": "train",
+    "evaluate": "eval",
+    "compare": "eval",
+    "card": "hub",
+    "publish": "hub",
+    "export": "onnx",
+    "demo": "demo",
 }
 
 _SHOWN_VERSIONS = ("torch", "timm")
@@ -86,15 +101,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(_versions())
         return 0
-    return run_program("timm-asap", lambda: _run(words))
+    return run_program("timm-asap", lambda: run_command(words[0], words[1:]))
 
 
-def _run(words: Sequence[str]) -> int | None:
-    if words[0] not in COMMANDS:
-        raise UserError(unknown_name("command", words[0], COMMANDS))
-    with importing("timm-asap"):
-        command = importlib.import_module(COMMANDS[words[0]][0])
-    return command.main(words[1:])
+def run_command(name: str, words: Sequence[str], program: str = "timm-asap") -> int | None:
+    """Run one command.
+
+    Args:
+        name: One of `COMMANDS`.
+        words: The words after it.
+        program: As an interruption calls it.
+
+    Raises:
+        UserError: Where the user can put something right; a package that is not installed, for one.
+    """
+    if name not in COMMANDS:
+        raise UserError(unknown_name("command", name, COMMANDS))
+    try:
+        with importing(program):
+            command = importlib.import_module(COMMANDS[name][0])
+        return command.main(words)
+    except ModuleNotFoundError as error:
+        if (package := missing_package(error)) is None:
+            raise
+        raise UserError(
+            f"{name} needs {package}, which is not installed: pip install 'timm_asap[{EXTRAS[name]}]'"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def read_flags(
         flags = [f for f in flags if f.name in only]
     asks_help = any(word in ("-h", "--help") for word in words)
     if not asks_help:
-        _refuse_unknown(words, flags)
+        _refuse_unknown(words, flags, prog)
     parser, groups = _nested(options, flags, default)
     printed, help_text = io.StringIO(), _LikeStdout()
     try:
@@ -334,13 +334,18 @@ def _default_of(f: _Flag, default: Any) -> Any:
     return field() if f.field.default is MISSING else field(default=f.field.default)
 
 
-def _refuse_unknown(words: Sequence[str], flags: Sequence[_Flag]) -> None:
+def _refuse_unknown(words: Sequence[str], flags: Sequence[_Flag], prog: str) -> None:
     known = {flag(f.name) for f in flags if not f.is_positional}
     known |= {f"--no-{f.name.replace('_', '-')}" for f in flags if f.is_switch}
+    positional = {flag(f.name): f for f in flags if f.is_positional}
     for word in words:
         spelled = word.split("=")[0].replace("_", "-")
-        if spelled.startswith("--") and spelled not in known and not spelled.startswith("--tyro-"):
-            raise UserError(unknown_name("flag", word.split("=")[0], known))
+        if not spelled.startswith("--") or spelled in known or spelled.startswith("--tyro-"):
+            continue
+        if spelled in positional:
+            raise UserError(f"{spelled} is no flag: expected the value alone, {prog} {positional[spelled].spelled}")
+        # every command has --help, and one or two have nothing else
+        raise UserError(unknown_name("flag", word.split("=")[0], known | {"--help"}))
 
 
 def _refusal(box: str, flags: Sequence[_Flag], prog: str) -> UserError:

@@ -53,6 +53,29 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> str:
     return f"unknown {kind} {str(name)!r}: {hint}"
 
 
+# What the core does without, as it is imported and as it is installed.
+_OPTIONAL = {
+    "accelerate": "accelerate",
+    "datasets": "datasets",
+    "docstring_parser": "docstring-parser",
+    "gradio": "gradio",
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
+    "onnx": "onnx",
+    "onnxruntime": "onnxruntime",
+    "onnxscript": "onnxscript",
+    "pyautoattack": "pyautoattack",
+    "rich": "rich",
+    "sklearn": "scikit-learn",
+    "tyro": "tyro",
+}
+
+
+def missing_package(error: ModuleNotFoundError) -> str | None:
+    """The package whose absence an import failed of, as it is installed; None where no extra of this package has it."""
+    return _OPTIONAL.get((error.name or "").partition(".")[0])
+
+
 def check_seed(seed: int) -> None:
     """See that every random generator takes a seed: Python's, NumPy's and PyTorch's.
 

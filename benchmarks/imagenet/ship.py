@@ -23,11 +23,11 @@ from timm_asap.errors import UserError
 from timm_asap.healing.adapt import imagenet_names
 from timm_asap.hub import write_card
 from timm_asap.training.run_folder import ADAPTATION
-from timm_asap.zoo.shipped import WEIGHTS
+from timm_asap.zoo.shipped import WEIGHTS, model_cards
 
 DATA = Path(__file__).parents[2] / "tests" / "data"
 LOGITS = DATA / "adapted_lite0_logits.safetensors"
-CARDS = Path(__file__).parents[2] / "timm_asap" / "model_cards"
+CARDS = model_cards()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A card is made from records alone: those of the study, and the weights that `python -m benchmarks.study.ship` put into
 the package. They are laid out as the run folder that they came from, and the card is written as that of any run. Cards
-and figures go to `timm_asap/model_cards`.
+and figures go to `model_cards`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import tyro
 
-import timm_asap
 from benchmarks.study.measure import PARTS, SHARED
 from benchmarks.study.plan import SEEDS
 from benchmarks.study.results import StudyRecord
@@ -35,9 +34,9 @@ from timm_asap.hub.cards.kept import MARK, wrap
 from timm_asap.training.command_line import command
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.recipe import to_yaml
-from timm_asap.zoo.shipped import WEIGHTS
+from timm_asap.zoo.shipped import WEIGHTS, model_cards
 
-CARDS = Path(timm_asap.__file__).with_name("model_cards")
+CARDS = model_cards()
 
 _SHOWN = ("clean", "robustness")
 """Parts of the study that a card shows."""

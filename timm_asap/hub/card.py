@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import ModelCard
-from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedError
 
 from timm_asap._io import write_text
 from timm_asap._lock import locks_folder
@@ -31,6 +31,7 @@ from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.cards.records import RunRecords, read_records
 from timm_asap.hub.hub_edits import carry_stamp
 from timm_asap.zoo.hub_client import check_repo
+from timm_asap.zoo.shipped import model_cards
 
 __all__ = ["write_card"]
 
@@ -233,7 +234,7 @@ def _installation() -> str:
 
 def _templates() -> Environment:
     return Environment(
-        loader=PackageLoader("timm_asap", "model_cards"),
+        loader=FileSystemLoader(model_cards() / "templates"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

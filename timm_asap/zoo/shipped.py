@@ -1,7 +1,7 @@
 """The weights that come with the package: which there are, and what timm must know of them.
 
 `weights/ARCHITECTURE.TAG.safetensors` holds a trained network, and the JSON beside it the `config.json` that its run
-exported; its card is `timm_asap/model_cards/ARCHITECTURE.TAG.md`.
+exported; its card is `ARCHITECTURE.TAG.md` of the folder `model_cards`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,19 @@ from typing import Any
 from timm.models import split_model_name_tag
 from timm.models._pretrained import PretrainedCfg
 
-__all__ = ["WEIGHTS", "is_adapted", "is_shipped", "shipped_cfgs"]
+__all__ = ["WEIGHTS", "is_adapted", "is_shipped", "model_cards", "shipped_cfgs"]
 
 WEIGHTS = Path(__file__).with_name("weights")
+
+
+def model_cards() -> Path:
+    """The folder of the cards of trained models, which holds the templates of every card in `templates`.
+
+    It lies inside an installed package; in a checkout, for an editable installation too, it lies beside the package.
+    """
+    package = Path(__file__).parents[1]
+    installed = package / "model_cards"
+    return installed if (installed / "templates").is_dir() else package.parent / "model_cards"
 
 
 def shipped_cfgs(architecture: str) -> dict[str, PretrainedCfg]:

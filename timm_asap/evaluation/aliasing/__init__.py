@@ -1,9 +1,14 @@
 """How much each downsampling site of a network aliases: measured, tabled."""
 
+from typing import TYPE_CHECKING
+
+from timm_asap._startup import lazy_names
 from timm_asap.evaluation.aliasing.energy import MapAliasing, map_aliasing
 from timm_asap.evaluation.aliasing.measure import SiteAliasing, measure_aliasing, measure_batch, merge_aliasing
 from timm_asap.evaluation.aliasing.sites import SamplingSite, sampling_sites
-from timm_asap.evaluation.aliasing.table import aliasing_table
+
+if TYPE_CHECKING:
+    from timm_asap.evaluation.aliasing.table import aliasing_table
 
 __all__ = [
     "MapAliasing",
@@ -16,3 +21,6 @@ __all__ = [
     "merge_aliasing",
     "sampling_sites",
 ]
+
+# Whoever measures needs no rich, which draws the table.
+__getattr__ = lazy_names(__name__, {"aliasing_table": "timm_asap.evaluation.aliasing.table"})
