@@ -362,6 +362,7 @@ def _refusal(box: str, flags: Sequence[_Flag], prog: str) -> UserError:
     if found := re.match(r"Error parsing (--[\w-]+)\S*: (.*)", message):
         form = spelled[found[1]].spelled if found[1] in spelled else found[1]
         what = re.sub(r"^no type matching .* could be instantiated from \[(.*)\]\.?$", r"got \1", found[2].rstrip("."))
+        what = re.sub(r"^could not convert string to float: (.*)$", r"got \1", what)
         return UserError(f"{found[1]}: {what}; expected {form}")
     if found := re.match(r"invalid choice '(.*)' for argument '(--[\w-]+)'", message):
         f = spelled.get(found[2])
