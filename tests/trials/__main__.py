@@ -33,7 +33,7 @@ def main() -> int:
     kinds = (*runs.KINDS, *strangers.KINDS)
     parser = argparse.ArgumentParser(prog="python -m tests.trials", description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"which trials, by default all: {', '.join(kinds)}")
-    parser.add_argument("--count", type=int, default=12, help="about how many of each kind, some take several times it")
+    parser.add_argument("--count", type=int, default=4, help="about how many of each kind, some take several times it")
     parser.add_argument("--seed", type=int, default=0, help="of whatever is random")
     parser.add_argument("--output", type=Path, help="write the table and the versions there")
     options = parser.parse_args()
@@ -53,17 +53,17 @@ def main() -> int:
             for failure in counts[-1].failures:
                 print(f"FAILED {counts[-1].kind}, {failure}")
             print(table(counts[-1:], seconds[-1:]).splitlines()[2], flush=True)
+            if options.output:  # after each kind: all of them take many minutes
+                options.output.write_text(_page(options, table(counts, seconds)), encoding="utf-8")
     conftest.pytest_unconfigure()
-    text = table(counts, seconds)
-    print(f"\n{text}")
-    if options.output:
-        found = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-        options.output.write_text(
-            f"# The count of trials\n\n`python -m tests.trials --count {options.count} --seed {options.seed}`, Python "
-            f"{platform.python_version()}, {found}:\n\n{text}\n",
-            encoding="utf-8",
-        )
+    print(f"\n{table(counts, seconds)}")
     return int(any(count.failures for count in counts))
+
+
+def _page(options: argparse.Namespace, text: str) -> str:
+    found = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
+    words = " ".join(["python -m tests.trials", *options.kinds, f"--count {options.count} --seed {options.seed}"])
+    return f"# The count of trials\n\n`{words}`, Python {platform.python_version()}, {found}:\n\n{text}\n"
 
 
 if __name__ == "__main__":
