@@ -80,7 +80,7 @@ def test_every_flag_is_one(words):
         parse_training(words[2:])
     else:
         module = importlib.import_module(cli.COMMANDS[words[1]][0])
-        options = next((v for k, v in vars(module).items() if k.endswith("Options")), EvaluateConfig)
+        options = next((v for k, v in vars(module).items() if k.endswith(("Options", "AdaptConfig"))), EvaluateConfig)
         read_flags(options, words[2:], prog="timm-asap")
 
 
