@@ -67,7 +67,7 @@ assert timm_asap.AsapPool2d(3)(torch.rand(1, 3, 8, 8)).shape == (1, 3, 4, 4)
 assert timm.create_model("test_resnet_asap", num_classes=2)(torch.rand(1, 3, 64, 64)).shape == (1, 2)
 plain = torchvision.models.resnet18()
 assert timm_asap.convert(plain, example=torch.zeros(1, 3, 64, 64)).complete
-trained = timm.create_model("resnet20_lowres.fashion_mnist", pretrained=True)
+trained = timm.create_model("resnet20_lowres.fashion_mnist", pretrained=True).eval()
 timm_asap.heal(trained, torch.rand(24, 1, 32, 32))
 assert timm_asap.load("resnet20_lowres_asap.fashion_mnist").num_classes == 10
 sites = timm_asap.evaluation.aliasing.measure_aliasing(trained, [torch.rand(2, 1, 32, 32)])
