@@ -1,6 +1,7 @@
 """What holds for every test: no network beyond 127.0.0.1, and caches that are thrown away afterwards."""
 
 import os
+import signal
 import sys
 import tempfile
 
@@ -67,3 +68,10 @@ def offline_without_hub(request, monkeypatch):
     if "hub" not in request.fixturenames:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def usual_ctrl_c():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    yield
+    signal.signal(signal.SIGINT, before)

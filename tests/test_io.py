@@ -184,13 +184,6 @@ def test_a_program_ends_in_one_line(error, code, told, capsys):
     assert capsys.readouterr().err == told
 
 
-@pytest.fixture
-def usual_ctrl_c():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("usual_ctrl_c")
 def test_ctrl_c_that_a_library_turned_into_another_error_is_one_line(capsys):
     def half_imported():

@@ -141,6 +141,7 @@ class TestFirstSecond:
             shutil.copy(finished / name, folder / name)
         assert main(tiny_flags(data_dir, folder, epochs=1)) == 0
 
+    @pytest.mark.usefixtures("usual_ctrl_c")
     def test_ctrl_c_before_the_first_step_is_one_line(self, data_dir, tmp_path, monkeypatch, capsys):
         for place in ("make_plan", "_prepare", "_continue_or_begin"):
             with monkeypatch.context() as patch:

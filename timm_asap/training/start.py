@@ -35,14 +35,14 @@ from timm_asap.training.tracking import check_tracker, start_tracker
 
 def start_run(
     config: TrainConfig,
-    plan_for: Callable[[TrainConfig, int], Plan] = make_plan,
+    plan_for: Callable[[TrainConfig, int], Plan] | None = None,
     records_of: Callable[[Plan, Accelerator], tuple[str, dict[str, Any]]] | None = None,
 ) -> Run:
     """Put together what was asked for; the folder is written to only when all of it fits.
 
     Args:
         config: The run.
-        plan_for: Gives the data and the networks for a configuration and a number of processes.
+        plan_for: Gives the data and the networks for a configuration and a number of processes; by default `make_plan`.
         records_of: Gives the text of config.yaml and the contents of run.json; by default those of `train.py`.
 
     Returns:
@@ -57,7 +57,7 @@ def start_run(
     set_seed(config.seed)
     folder = RunFolder(config.run_folder, config.keep_checkpoints)
     refuse_if_locked_by_another_launch(folder.path)
-    plan = plan_for(config, accelerator.num_processes)
+    plan = (plan_for or make_plan)(config, accelerator.num_processes)
     folder.check(resume=config.resume, overwrite=config.overwrite)
     chosen = _settle_threads(plan, folder, accelerator)
     run = _prepare(plan, folder, accelerator)
