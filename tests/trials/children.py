@@ -61,7 +61,7 @@ def _is_notice(line: str) -> bool:
 
 
 def run(main: Callable[[list[str]], int], words: Sequence[object], before: Callable[[], None] | None = None,
-        timeout_s: float = 120) -> Done:  # fmt: skip
+        timeout_s: float = 600) -> Done:  # fmt: skip
     """Run a program in a child of this process, which has imported everything already.
 
     Args:
