@@ -112,11 +112,11 @@ def test_train_py_names_the_extra_it_lacks():
     "words",
     [
         ["list", "resnet18_asap"],
-        ["convert", "test_resnet", "--dry-run"],
+        pytest.param(["convert", "test_resnet", "--dry-run"], marks=pytest.mark.slow),
         ["train", "--model", "test_resnet", "--dataset", "digits", "--dry-run"],
-        ["card", "runs/none"],
-        ["evaluate", "runs/none", "--dataset", "digits"],
-        ["heal", "runs/none", "--dataset", "digits", "--output", "x"],
+        pytest.param(["card", "runs/none"], marks=pytest.mark.slow),
+        pytest.param(["evaluate", "runs/none", "--dataset", "digits"], marks=pytest.mark.slow),
+        pytest.param(["heal", "runs/none", "--dataset", "digits", "--output", "x"], marks=pytest.mark.slow),
     ],
     ids=lambda words: words[0],
 )
