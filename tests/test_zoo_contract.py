@@ -51,7 +51,7 @@ def test_every_module_of_timm_has_twins_or_a_reason():
     assert not set(FAMILIES) & set(LEFT_FAMILIES)
 
 
-# Each takes 8 to 90 s of a core, longest the LSTMs of sequencer, which are no part of what downsamples: `-m zoo` runs them.
+# Each takes 8 to 90 s of a core (longest sequencer, whose LSTMs are no part of what downsamples): `-m zoo` runs them.
 SLOW = {
     *("coat_lite_tiny", "cpubone_nano", "csatv2", "efficientformerv2_s0", "efficientvit_m0", "fastvit_t8"),
     *("focalnet_tiny_srf", "gcvit_xxtiny", "haloregnetz_b", "hieradet_small", "iformer_t", "inception_resnet_v2"),
