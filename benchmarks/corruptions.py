@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks import common
-from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, corrupt, frost
+from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, corrupt, weather
 
 PAGE = Path(__file__).parents[1] / "docs" / "corruptions.md"
 RECORD = common.RESULTS / "corruptions.cpu.json"
@@ -107,7 +107,7 @@ def main() -> None:
     if not args.page:
         torch.set_num_threads(1)
         tables = [measure(*setting, rounds=args.rounds) for setting in SETTINGS]
-        kind = "drawn" if frost.photographs() is None else "from photographs"
+        kind = "drawn" if weather.photographs() is None else "from photographs"
         record = {"rounds": args.rounds, "frost": kind, "tables": tables}
         print(common.store("corruptions", torch.device("cpu"), record))
     record = json.loads(RECORD.read_text(encoding="utf-8"))

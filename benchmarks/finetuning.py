@@ -21,7 +21,7 @@ from benchmarks.markdown import mean_and_sd, table
 from timm_asap._io import write_text
 from timm_asap.evaluation import EvaluateConfig, evaluate
 from timm_asap.training import TrainConfig, train
-from timm_asap.training.recipe import find_recipe, read_recipe
+from timm_asap.training.config import find_recipe, read_recipe
 from timm_asap.training.run_folder import RunFolder
 
 RECORD = RESULTS / "finetuning.json"

@@ -19,7 +19,7 @@ from torch import nn
 import timm_asap
 from benchmarks import common
 from timm_asap.conversion.strided import AsapLayer
-from timm_asap.reference import ReleasedPool2d
+from timm_asap.ops.reference import ReleasedPool2d
 
 YARDSTICKS = {"resnet50": "resnet50", "convnext_tiny": "convnext_tiny"}
 

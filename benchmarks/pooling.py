@@ -19,7 +19,7 @@ from torch import nn
 
 from benchmarks import common
 from timm_asap import AsapPool2d, LowPass2d, convert
-from timm_asap.reference import ReleasedPool2d
+from timm_asap.ops.reference import ReleasedPool2d
 
 #: (channels, size) of the maps.
 GROUPS = {

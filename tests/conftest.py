@@ -10,7 +10,8 @@ import tempfile
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hub_server import HubServer
+
+from tests.support.hub_server import HubServer
 
 # The Hugging Face libraries read these when they are imported, so the Hub of the tests has to stand before that.
 if "huggingface_hub" in sys.modules:

@@ -17,7 +17,7 @@ from timm_asap._startup import reads_flags_first
 from timm_asap.errors import UserError
 from timm_asap.evaluation.config import SHIFTS, EvaluateConfig
 from timm_asap.evaluation.shift import ShiftKind
-from timm_asap.spectral import Boundary, Window
+from timm_asap.ops.spectral import Boundary, Window
 
 ROOT = Path(__file__).parents[1]
 HELP = [["train", "--help"], *([name, "--help"] for name in cli.COMMANDS if name != "train")]

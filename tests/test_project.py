@@ -105,7 +105,7 @@ def test_citation_names_the_version_the_license_and_the_paper():
     assert citation["authors"][0]["name"] in (ROOT / "LICENSE").read_text(encoding="utf-8")
     paper = citation["preferred-citation"]
     assert [author["family-names"] for author in paper["authors"]] == ["Grabinski", "Keuper", "Keuper"]
-    from timm_asap.hub.cards.citations import _ASAP
+    from timm_asap.hub.cards.metadata import _ASAP
 
     assert paper["title"] in _ASAP.replace("{", "").replace("}", "")
     assert "arXiv:2307.09804" in _ASAP

@@ -4,12 +4,11 @@ import inspect
 import pickle
 
 import pytest
-from image_files import numbered_png
 
+from tests.support.image_files import numbered_png
 from timm_asap import data
 from timm_asap.command_line import renamed_flags
-from timm_asap.training.config import TrainConfig
-from timm_asap.training.recipe import read_recipe
+from timm_asap.training.config import TrainConfig, read_recipe
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from tiny_run import main, tiny_flags, write_images
 
-from timm_asap import threads
-from timm_asap.threads import ThreadChoice, choose_threads, thread_count, training_step
+from tests.support.tiny_run import main, tiny_flags, write_images
+from timm_asap import machine
+from timm_asap.machine import ThreadChoice, choose_threads, thread_count, training_step
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ class Machine:
 
     def __init__(self, monkeypatch, seconds_per_image):
         self.now, self.table, self.images = 0.0, seconds_per_image, []
-        monkeypatch.setattr(threads.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(machine.time, "perf_counter", lambda: self.now)
 
     def __call__(self, images):
         self.images.append(images)
@@ -81,8 +81,8 @@ def test_a_run_says_its_threads_and_keeps_them_when_it_is_continued(tmp_path, mo
         torch.set_num_threads(2)
         return ThreadChoice(2, 2, {1: 2.0, 2: 1.0})
 
-    monkeypatch.setattr(threads, "set_by_user", lambda: False)
-    monkeypatch.setattr(threads, "choose_threads", choose)
+    monkeypatch.setattr(machine, "set_by_user", lambda: False)
+    monkeypatch.setattr(machine, "choose_threads", choose)
     torch.set_num_threads(1)
     assert main(tiny_flags(data_dir, tmp_path / "run", epochs=1)) == 0
     assert "2 CPU threads of 2: measured 2.0 times as fast as 1" in capsys.readouterr().out
@@ -97,5 +97,5 @@ def test_a_run_says_its_threads_and_keeps_them_when_it_is_continued(tmp_path, mo
 
 def test_the_environment_has_the_last_word(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(threads, "choose_threads", lambda *args: pytest.fail("it was measured"))
+    monkeypatch.setattr(machine, "choose_threads", lambda *args: pytest.fail("it was measured"))
     assert main(tiny_flags(write_images(tmp_path / "idx"), tmp_path / "run", epochs=1)) == 0

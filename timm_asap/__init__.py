@@ -7,15 +7,15 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from timm_asap._start import importing, own_program
-from timm_asap._startup import lazy_names, reads_flags_first
+from timm_asap._startup import importing, lazy_names, own_program, reads_flags_first
 
 if TYPE_CHECKING:
-    from timm_asap import reference, spectral, zoo
+    from timm_asap import zoo
     from timm_asap.conversion import conversion_of, convert, reparameterize, restore, save, watch
     from timm_asap.healing import heal
     from timm_asap.healing.adapt import adapt
-    from timm_asap.layers import (
+    from timm_asap.ops import reference, spectral
+    from timm_asap.ops.layers import (
         AsapPool1d,
         AsapPool2d,
         AsapPool3d,
@@ -88,7 +88,7 @@ _KINDS = [f"{name}{axes}d" for name in ("AsapPool", "AsapUpsample", "LowPass") f
 _FUNCTIONS = [f"{name}{axes}d" for name in ("asap_pool", "asap_upsample", "lowpass") for axes in (1, 2, 3)]
 _CONVERSION = ("conversion_of", "convert", "reparameterize", "restore", "save", "watch")
 _NAMES = {
-    **dict.fromkeys([*_KINDS, *_FUNCTIONS], "timm_asap.layers"),
+    **dict.fromkeys([*_KINDS, *_FUNCTIONS], "timm_asap.ops.layers"),
     **dict.fromkeys(_CONVERSION, "timm_asap.conversion"),
     "load": "timm_asap.zoo",
 }

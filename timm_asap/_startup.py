@@ -1,18 +1,34 @@
-"""Whether this process is one of the package's own programs, which read their flags before they load torch and timm."""
+"""How the package's own programs start, and how they are stopped.
+
+Whether this process is one of the package's own programs, which read their flags before they load torch and timm.
+
+Ctrl-C while a program of this package is still being imported is one line, with nothing of torch's or NumPy's in it.
+
+A KeyboardInterrupt in the middle of an import leaves libraries half made, and what they then raise is anything. Nothing
+has been written by then, so the program ends at once instead.
+
+Stopping a program from outside: SIGINT and SIGTERM alike, politely once, at once when they come again.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import MappingProxyType
+from types import FrameType, MappingProxyType, TracebackType
 from typing import Any
 
 from timm_asap._renamed import older_name
 from timm_asap.errors import missing_package
 
-__all__ = ["lazy_names", "reads_flags_first"]
+__all__ = ["importing", "lazy_names", "own_program", "reads_flags_first"]
+
 
 # which holds what any name of the package needs, but for the demo and ONNX, whose own modules say so
 _EXTRA = "train"
@@ -79,3 +95,76 @@ def lazy_names(
         return value
 
     return find
+
+
+def own_program() -> str | None:
+    """The name of this package's program that is running; None where somebody else's imports the package."""
+    if not reads_flags_first():
+        return None
+    return "train.py" if Path(sys.argv[0]).name == "train.py" else "timm-asap"
+
+
+@contextmanager
+def importing(program: str | None) -> Iterator[None]:
+    """End the program on Ctrl-C within the block, in one line and with exit code 130.
+
+    Args:
+        program: Its name; None, and a program that has a handler of its own, changes nothing.
+    """
+    ours = program is not None and threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, f"{program}: interrupted before it began: nothing was written\n".encode())
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# A launcher and the terminal may both pass on the one Ctrl-C that a user gave.
+_SAME_REQUEST_S = 2.0
+
+
+class StopRequest:
+    """Notices SIGINT and SIGTERM while it is entered; whoever asks `asked` stops at the next good moment.
+
+    A second signal, more than two seconds after the first, raises KeyboardInterrupt where the program stands.
+
+    Args:
+        at_once: Raise KeyboardInterrupt at the first signal, too; those of the two seconds after it are the same
+            request, and do not disturb what is saved then.
+    """
+
+    def __init__(self, at_once: bool = False) -> None:
+        self.asked = False
+        self.at_once = at_once
+        self._first_at = 0.0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._notice)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        if not self.asked:
+            self.asked = True
+            self._first_at = time.monotonic()
+            if self.at_once:
+                raise KeyboardInterrupt
+        elif time.monotonic() - self._first_at > _SAME_REQUEST_S:
+            raise KeyboardInterrupt

@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from timm_asap._start import importing
+from timm_asap._startup import importing
 from timm_asap.errors import UserError, missing_package, run_program, unknown_name
 
 #: Command, its module and its help line. Modules are imported when their command is called.

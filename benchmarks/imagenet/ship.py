@@ -25,7 +25,7 @@ from timm_asap.hub import write_card
 from timm_asap.training.run_folder import ADAPTATION
 from timm_asap.zoo.shipped import WEIGHTS, model_cards
 
-DATA = Path(__file__).parents[2] / "tests" / "data"
+DATA = Path(__file__).parents[2] / "tests" / "goldens"
 LOGITS = DATA / "adapted_lite0_logits.safetensors"
 CARDS = model_cards()
 

@@ -24,16 +24,14 @@ from benchmarks.study.ship import shipped_records
 from timm_asap._io import write_text
 from timm_asap.data.idx import load_fashion_mnist
 from timm_asap.evaluation.config import EvaluateConfig
-from timm_asap.evaluation.models import open_model
+from timm_asap.evaluation.models import choose_images, open_model
 from timm_asap.evaluation.per_image import write_per_image
-from timm_asap.evaluation.pixels import choose_images
 from timm_asap.evaluation.plots import draw_summary, save_png
 from timm_asap.evaluation.record import PER_IMAGE, RECORD, clean_of_attacked, compose, describe_model, summarize
 from timm_asap.hub.card import write_card
-from timm_asap.hub.cards.kept import MARK, wrap
+from timm_asap.hub.cards.user_sections import MARK, wrap
 from timm_asap.training.command_line import command
-from timm_asap.training.config import TrainConfig
-from timm_asap.training.recipe import to_yaml
+from timm_asap.training.config import TrainConfig, to_yaml
 from timm_asap.zoo.shipped import WEIGHTS, model_cards
 
 CARDS = model_cards()

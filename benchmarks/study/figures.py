@@ -9,7 +9,7 @@ from benchmarks.study.plan import VARIANTS
 from benchmarks.study.results import StudyRecord
 from benchmarks.study.tables import group_difference
 from timm_asap.evaluation import CORRUPTIONS
-from timm_asap.training.figures import GREY, legend_above, new_figure, panels, series_style, styled
+from timm_asap.figures import GREY, legend_above, new_figure, panels, series_style, styled
 
 #: The variants that are compared corruption by corruption, in this order.
 _DRAWN = ("asap", "asap_paper", "flc", "blur")

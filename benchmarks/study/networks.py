@@ -17,7 +17,7 @@ from torch import nn
 
 import timm_asap
 from timm_asap.conversion.strided import AsapLayer
-from timm_asap.reference import ReleasedPool2d
+from timm_asap.ops.reference import ReleasedPool2d
 
 __all__ = ["resnet20_lowres_blur", "resnet20_lowres_released"]
 

@@ -15,7 +15,7 @@ from benchmarks.study.plan import RECIPE
 from benchmarks.study.results import StudyRecord, load_records
 from benchmarks.study.speed import speed_table
 from timm_asap._io import write_text
-from timm_asap.training.figures import save_png
+from timm_asap.figures import save_png
 
 PAGE = Path(__file__).parents[2] / "docs" / "evidence.md"
 #: What we make of the numbers: the only part that is written by hand.

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.study.measure import PARTS, RECORDS
 from timm_asap.evaluation import CORRUPTIONS
-from timm_asap.evaluation.intervals import bootstrap_means, percentile_interval
+from timm_asap.evaluation.statistics import bootstrap_means, percentile_interval
 
 
 def _corruptions(*names: str) -> tuple[str, ...]:

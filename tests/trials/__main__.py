@@ -26,7 +26,6 @@ def main() -> int:
     os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     import conftest  # the Hub on 127.0.0.1, before anything imports the Hub's client
     import torch
-
     from trials import runs, strangers
     from trials.count import table
 

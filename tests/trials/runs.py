@@ -17,9 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sklearn.model_selection  # noqa: F401
-from tiny_evaluation import write_model
-from tiny_run import main as train
-from tiny_run import tiny_flags, write_images
+from trials.children import Done, as_nobody, die_at, limit_files, run, start
+from trials.count import Count
 
 # what a first command would import: every child has it from here
 import timm_asap.commands.card
@@ -30,10 +29,11 @@ import timm_asap.commands.heal
 import timm_asap.commands.publish
 import timm_asap.evaluation.plots
 import timm_asap.hub
+from tests.support.tiny_evaluation import write_model
+from tests.support.tiny_run import main as train
+from tests.support.tiny_run import tiny_flags, write_images
 from timm_asap.cli import main as timm_asap
 from timm_asap.training.run_folder import RunFolder
-from trials.children import Done, as_nobody, die_at, limit_files, run, start
-from trials.count import Count
 
 _EVALUATE = (
     *("--dataset", "digits", "--limit", "24", "--measures", "clean,attacks", "--attacks", "fgsm", "--eps", "1/255"),

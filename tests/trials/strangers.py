@@ -18,25 +18,24 @@ import test_hub_answers as answers
 import test_model_config as configs
 import timm
 import torch
-from hub_server import HubServer
 from PIL import Image
-from publishable_run import publishable_run
 from test_data_images import MALFORMED, TURNED, encoded, exif_block, noise
 from test_hub_waiting import ROUTES as SILENT_ROUTES
 from timm.models import save_for_hf
-from tiny_run import main as train
-
-import timm_asap.demo.pictures
-import timm_asap.hub.bundle
-import timm_asap.hub.publishing
-import timm_asap.hub.verification
-import timm_asap.zoo.hub_client
-from timm_asap.cli import main as timm_asap_program
-from timm_asap.data.images import FORMATS
-from timm_asap.errors import UserError
 from trials.children import Done, run
 from trials.count import Count
 from trials.runs import Trials
+
+import timm_asap.demo.predictions
+import timm_asap.hub.bundle
+import timm_asap.hub.publish
+import timm_asap.zoo.hub_client
+from tests.support.hub_server import HubServer
+from tests.support.publishable_run import publishable_run
+from tests.support.tiny_run import main as train
+from timm_asap.cli import main as timm_asap_program
+from timm_asap.data.images import FORMATS
+from timm_asap.errors import UserError
 
 _ON_DIGITS = ("--dataset", "digits", "--limit", "16", "--measures", "clean", "--no-plots", "--batch-size", "16")
 _STATUSES = (302, 400, 401, 403, 404, 407, 409, 410, 412, 429, 500, 503)
@@ -95,9 +94,9 @@ class Strangers:
 
         def before() -> None:
             as_user()
-            timm_asap.hub.publishing.make_bundle = lambda *args: self.bundle
-            timm_asap.hub.verification.load = lambda name: None
-            timm_asap.hub.verification.sample_logits = lambda model: self.bundle.logits
+            timm_asap.hub.publish.make_bundle = lambda *args: self.bundle
+            timm_asap.hub.publish.load = lambda name: None
+            timm_asap.hub.publish.sample_logits = lambda model: self.bundle.logits
 
         return run(timm_asap_program, ["publish", self.run, "--repo", answers.REPO, *words], before)
 
@@ -335,7 +334,7 @@ def _read_for_demo(words: list[str]) -> int:
     """What the demo does with a visitor's picture, as a program."""
     pair = SimpleNamespace(input_size=(3, 32, 32), interpolation="bicubic", crop_pct=0.9)
     try:
-        timm_asap.demo.pictures.read_pixels(words[0], pair)
+        timm_asap.demo.predictions.read_pixels(words[0], pair)
     except UserError as error:
         os.write(2, f"demo: error: {error}\n".encode())
         return 2

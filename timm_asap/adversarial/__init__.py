@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 from timm_asap._startup import lazy_names
 
 if TYPE_CHECKING:
-    from timm_asap.adversarial.attacks import fgsm, pgd
-    from timm_asap.adversarial.config import AdversarialConfig
-    from timm_asap.adversarial.eps import NORMS, parse_eps
-    from timm_asap.adversarial.model import PixelModel
+    from timm_asap.adversarial.attacks import PixelModel, fgsm, pgd
+    from timm_asap.adversarial.config import NORMS, AdversarialConfig, parse_eps
+    from timm_asap.adversarial.losses import AdversarialLoss, AdversarialState, adversarial_loss, survives_pgd
     from timm_asap.adversarial.spaces import check_adversarial
-    from timm_asap.adversarial.training import AdversarialLoss, AdversarialState, adversarial_loss, survives_pgd
 
 __all__ = [
     "NORMS",
@@ -33,16 +31,16 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "NORMS": "timm_asap.adversarial.eps",
+        "NORMS": "timm_asap.adversarial.config",
         "AdversarialConfig": "timm_asap.adversarial.config",
-        "AdversarialLoss": "timm_asap.adversarial.training",
-        "AdversarialState": "timm_asap.adversarial.training",
-        "PixelModel": "timm_asap.adversarial.model",
-        "adversarial_loss": "timm_asap.adversarial.training",
+        "AdversarialLoss": "timm_asap.adversarial.losses",
+        "AdversarialState": "timm_asap.adversarial.losses",
+        "PixelModel": "timm_asap.adversarial.attacks",
+        "adversarial_loss": "timm_asap.adversarial.losses",
         "check_adversarial": "timm_asap.adversarial.spaces",
         "fgsm": "timm_asap.adversarial.attacks",
-        "parse_eps": "timm_asap.adversarial.eps",
+        "parse_eps": "timm_asap.adversarial.config",
         "pgd": "timm_asap.adversarial.attacks",
-        "survives_pgd": "timm_asap.adversarial.training",
+        "survives_pgd": "timm_asap.adversarial.losses",
     },
 )

@@ -1,18 +1,26 @@
-"""FGSM and PGD, in batches.
+"""FGSM and PGD, the classifier of pixels that they attack, and the mode that it is in.
+
+FGSM and PGD, in batches.
 
 The caller chooses the model's mode and hands in a model of pixels, such as `PixelModel` in evaluation mode. Gradients
 are taken with respect to the images alone: no parameter's `.grad` is touched.
+
+A classifier that takes pixels, so that an attack works on what an attacker would change.
+
+The state that a model is attacked in, put back afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from timm_asap.adversarial.eps import check_eps
+from timm_asap.adversarial.config import check_eps
 from timm_asap.adversarial.spaces import ascend, draw_seeded_start, draw_start, project, take
 from timm_asap.errors import UserError
 
@@ -237,3 +245,98 @@ def _check(eps: float, norm: str, steps: int, step_size: float | None) -> None:
         raise UserError(f"expected 1 step or more, got {steps}")
     if not (0 <= step_size < torch.inf):
         raise UserError(f"the step size is a number from 0 up on the [0, 1] pixel scale, got {step_size}")
+
+
+class PixelModel(nn.Module):
+    """A classifier of pixels in [0, 1]: normalises, then calls the model.
+
+    Its state dict is the model's under the prefix `model.`; mean and std are not part of it.
+
+    Args:
+        model: A network that takes normalised images.
+        mean: Mean per channel on the [0, 1] scale, one number per channel or one for all.
+        std: Standard deviation per channel, likewise.
+
+    Shape:
+        (B, C, H, W) -> (B, classes). Normalisation runs in float32 and the network in the dtype of its first
+        parameter; float32 logits come back, whatever dtype the network computes in.
+
+    Example:
+        >>> pixels = PixelModel(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), mean=[0.5], std=[0.25])
+        >>> pixels(torch.rand(2, 1, 2, 2)).shape
+        torch.Size([2, 3])
+    """
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("mean", _per_channel(mean), persistent=False)
+        self.register_buffer("std", _per_channel(std), persistent=False)
+
+    def forward(self, images: torch.Tensor, *more: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """Logits of each batch given, one after the other.
+
+        Several batches in one call, for a loss of them all: called twice before a backward pass,
+        DistributedDataParallel overwrites the BatchNorm statistics that the first pass saved for its gradient, which
+        is an error up to recent releases of PyTorch (pytorch/pytorch, issue 175024).
+
+        Args:
+            images: Pixels in [0, 1].
+            more: Further batches of them.
+
+        Returns:
+            One tensor of logits, or a tuple of as many as there were batches.
+        """
+        logits = tuple(self._logits(batch) for batch in (images, *more))
+        return logits if more else logits[0]
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        normalised = (images - self.mean.float()) / self.std.float()
+        parameter = next(self.model.parameters(), None)
+        if parameter is not None and parameter.is_floating_point():
+            normalised = normalised.to(parameter.dtype)
+        return self.model(normalised).float()
+
+
+def _per_channel(values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(list(values), dtype=torch.float32).view(-1, 1, 1)
+
+
+@contextmanager
+def in_mode(model: nn.Module, mode: str) -> Iterator[None]:
+    """Puts a model into evaluation or training mode, and each of its modules back as it was.
+
+    Args:
+        model: The model.
+        mode: "eval" or "train".
+    """
+    before = [(module, module.training) for module in model.modules()]
+    model.train(mode == "train")
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no parameter takes a gradient: for attacks that call `backward`."""
+    taking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with in_mode(model, "eval"):
+        try:
+            for parameter in taking:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in taking:
+                parameter.requires_grad_(True)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, which prepares for a backward pass that an attack never takes.
+
+    Accelerate compiles the wrapper: then this is the model as it was before. Otherwise a compiled model stays so.
+    """
+    wrapper = getattr(model, "_orig_mod", model)
+    return wrapper.module if isinstance(wrapper, DistributedDataParallel) else model

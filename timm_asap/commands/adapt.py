@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-from timm_asap._start import importing, own_program
+from timm_asap._startup import importing, own_program
 from timm_asap.command_line import parse
-from timm_asap.training.options.adapt import AdaptConfig
+from timm_asap.healing.adapt_config import AdaptConfig
 
 
 def main(argv: Sequence[str]) -> None:

@@ -60,8 +60,8 @@ def main(argv: Sequence[str]) -> None:
     if find_spec("gradio") is None:
         raise UserError("timm-asap demo needs gradio: pip install 'timm_asap[demo]'")
     # torch and timm: not for the help
-    from timm_asap.demo.answers import corruption_names
     from timm_asap.demo.models import open_pair
+    from timm_asap.demo.predictions import corruption_names
 
     if options.space is not None:
         from timm_asap.demo.space import check_folder
@@ -94,7 +94,7 @@ def _write(options: DemoOptions, pair: DemoPair) -> None:
 
 def _serve(options: DemoOptions, pair: DemoPair) -> None:
     with _ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="timm_asap_demo_") as folder:
-        from timm_asap.demo.examples import write_examples
+        from timm_asap.demo.predictions import write_examples
 
         pictures = Path(folder) / "examples"
         pictures.mkdir()

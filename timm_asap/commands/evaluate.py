@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from timm_asap._interrupt import StopRequest
+from timm_asap._startup import StopRequest
 from timm_asap.command_line import given_fields, parse
 from timm_asap.errors import INTERRUPTED, UserError
 from timm_asap.evaluation.config import EvaluateConfig
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse(EvaluateConfig, argv, prog="timm-asap evaluate").given_as(given_fields(argv, EvaluateConfig))
     # torch and timm: not for the help
     from timm_asap.evaluation.finish import launcher
-    from timm_asap.evaluation.processes import Processes
+    from timm_asap.evaluation.measurements import Processes
     from timm_asap.evaluation.run import evaluate
     from timm_asap.evaluation.table import print_records
     from timm_asap.screen import screen

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import tyro
 
-from timm_asap._start import importing, own_program
+from timm_asap._startup import importing, own_program
 from timm_asap.command_line import STEM, Boundary, Folder, Layout, Model, Name, Stem, Window, parse
-from timm_asap.data.options import DataSource
+from timm_asap.data.load import DataSource
 from timm_asap.errors import UserError, check_seed
 
 

@@ -12,7 +12,7 @@ from timm_asap.command_line import Folder, Name, metavar, parse
 from timm_asap.text import as_text
 
 if TYPE_CHECKING:
-    from timm_asap.hub.publishing import Published
+    from timm_asap.hub.publish import Published
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def main(argv: Sequence[str]) -> None:
     options = parse(PublishOptions, argv, prog="timm-asap publish")
     # torch and timm: not for the help
     from timm_asap.hub.bundle import CARD
-    from timm_asap.hub.hub_edits import EditedOnHubError
-    from timm_asap.hub.publishing import publish
+    from timm_asap.hub.edits import EditedOnHubError
+    from timm_asap.hub.publish import publish
 
     try:
         done = publish(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import timm_asap
-from timm_asap._start import importing
+from timm_asap._startup import importing
 from timm_asap.errors import UserError
 from timm_asap.training.command_line import parse, program, resume_command
 from timm_asap.training.config import TrainConfig
@@ -26,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     # torch and timm: not for the help
     with importing(program()):
         timm_asap.register()
-        from timm_asap.evaluation.intervals import below_chance
+        from timm_asap.evaluation.statistics import below_chance
         from timm_asap.hub import write_card
         from timm_asap.screen import print_text
         from timm_asap.training.loop import train

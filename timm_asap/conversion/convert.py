@@ -11,12 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from timm_asap.conversion.check import check_conversion
-from timm_asap.conversion.found import Found, described, row_of
+from timm_asap.conversion.check import Observation, check_conversion, observe, observe_on_meta
 from timm_asap.conversion.functional import Options
 from timm_asap.conversion.geometry import Geometry, multiply_adds
-from timm_asap.conversion.observe import Observation, observe, observe_on_meta
-from timm_asap.conversion.report import ConversionReport, DownsamplingLayer
+from timm_asap.conversion.report import ConversionReport, DownsamplingLayer, Found, described, row_of
 from timm_asap.conversion.rewrite import AliasFreeCalls, call_of, calls_in
 from timm_asap.conversion.saving import repeat_conversion
 from timm_asap.conversion.sites import (
@@ -32,7 +30,7 @@ from timm_asap.conversion.strided import AsapLayer, AsapSpec, attach, detach, is
 from timm_asap.conversion.upsampling import find_upsampling
 from timm_asap.conversion.watch import Operation, module_at
 from timm_asap.errors import unknown_name
-from timm_asap.spectral import as_boundary, as_window
+from timm_asap.ops.spectral import as_boundary, as_window
 
 __all__ = ["Layout", "convert"]
 

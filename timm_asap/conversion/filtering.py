@@ -10,7 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from timm_asap.resample import resample as _resample
+from timm_asap.ops.resample import resample as _resample
 
 __all__ = [
     "Filtered",

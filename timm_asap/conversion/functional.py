@@ -18,8 +18,8 @@ from timm.layers.padding import pad_same_arg
 
 from timm_asap.conversion.filtering import in_float, opaque_to_fx, resample, resample_axes, unwatched
 from timm_asap.conversion.geometry import Geometry, as_sizes
-from timm_asap.resample import is_channels_last, is_known
-from timm_asap.sliding_max import sliding_max2d
+from timm_asap.ops.resample import is_channels_last, is_known
+from timm_asap.ops.sliding_max import sliding_max2d
 
 __all__ = [
     "CONV",

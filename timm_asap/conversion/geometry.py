@@ -218,7 +218,7 @@ def _of_convolution(layer: nn.Module) -> Geometry | None:
 def multiply_adds(channels: int, size: Sizes, stride: Sizes, pooled: bool) -> int:
     """Multiply-adds of the low-pass (or, `pooled`, of the pool) on `channels` maps of a size.
 
-    The last axis goes first, as `timm_asap.resample` applies them.
+    The last axis goes first, as `timm_asap.ops.resample` applies them.
     """
     size, total = list(size), 0
     for axis in reversed(range(len(size))):

@@ -1,12 +1,24 @@
-"""What a conversion did, site by site: data, to print, to test against, and to repeat it from."""
+"""What a walk over a network finds at a module, and what a conversion did, layer by layer.
+
+What a conversion did, site by site: data, to print, to test against, and to repeat it from.
+
+What a walk over a network found at one module, before it is converted.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ConversionReport", "DownsamplingLayer", "as_record"]
+from torch import nn
+
+from timm_asap.conversion.geometry import Geometry
+from timm_asap.conversion.rewrite import Call
+from timm_asap.conversion.strided import AsapLayer, plain_class
+from timm_asap.conversion.watch import Operation
+
+__all__ = ["ConversionReport", "DownsamplingLayer", "Found", "as_record", "described", "row_of"]
 
 
 @dataclass(frozen=True)
@@ -156,3 +168,33 @@ def as_record(converted: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 #: The name from before.
 Site = DownsamplingLayer
+
+
+@dataclass
+class Found:
+    """What one module has to be converted, and its rows in the report.
+
+    Attributes:
+        rows: Of the report.
+        mixin: What the module becomes; None where it is left.
+        geometry: Of a layer.
+        calls: Downsampling calls in the module's code.
+        is_part: The module's downsampling is reported with that of the block around it.
+    """
+
+    rows: list[DownsamplingLayer]
+    mixin: type[AsapLayer] | None = None
+    geometry: Geometry | None = None
+    calls: list[Call] = field(default_factory=list)
+    is_part: bool = False
+
+
+def row_of(name: str, layer: str, **more: Any) -> DownsamplingLayer:
+    """A row of the report for what is not converted."""
+    return DownsamplingLayer(name, layer, converted=False, **more)
+
+
+def described(operation: Operation, module: nn.Module) -> str:
+    """An operation in a module's code, as a report shows it."""
+    where = f", {operation.where}" if operation.where else ""
+    return f"{operation.kind} / {operation.factor} in {plain_class(module).__name__}{where}"

@@ -22,6 +22,7 @@ from timm_asap.conversion.blocks import (
     PooledTokens,
     called_function,
 )
+from timm_asap.conversion.check import LayerTrace
 from timm_asap.conversion.functional import REPLACEMENTS
 from timm_asap.conversion.geometry import (
     CONVOLUTIONS,
@@ -31,7 +32,6 @@ from timm_asap.conversion.geometry import (
     is_deformable,
     is_quantized_convolution,
 )
-from timm_asap.conversion.observe import LayerTrace
 from timm_asap.conversion.rewrite import AliasFreeCalls
 from timm_asap.conversion.strided import AsapLayer, LowPassed, is_converted, mixin_for, plain_class, uses_own_forward
 from timm_asap.conversion.watch import module_at

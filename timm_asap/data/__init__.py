@@ -5,13 +5,19 @@ from typing import TYPE_CHECKING
 from timm_asap._startup import lazy_names
 
 if TYPE_CHECKING:
-    from timm_asap.data.augment import AugmentConfig, default_augment
+    from timm_asap.data.augment import AugmentConfig, MixupConfig, build_mixup, default_augment
     from timm_asap.data.load import load_dataset
     from timm_asap.data.loader import build_loader, count_unreadable, set_epoch
-    from timm_asap.data.mixing import MixupConfig, build_mixup
-    from timm_asap.data.splits import ImageDataset, LazySplit, Split, StreamSplit, TensorSplit
+    from timm_asap.data.splits import (
+        PADDING_LABEL,
+        ImageDataset,
+        LazySplit,
+        Split,
+        StreamSplit,
+        TensorSplit,
+        leave_out_unreadable,
+    )
     from timm_asap.data.stream_loader import StreamLoader
-    from timm_asap.data.unreadable import PADDING_LABEL, leave_out_unreadable
 
 __all__ = [
     "PADDING_LABEL",
@@ -36,20 +42,20 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "PADDING_LABEL": "timm_asap.data.unreadable",
+        "PADDING_LABEL": "timm_asap.data.splits",
         "AugmentConfig": "timm_asap.data.augment",
         "ImageDataset": "timm_asap.data.splits",
         "LazySplit": "timm_asap.data.splits",
-        "MixupConfig": "timm_asap.data.mixing",
+        "MixupConfig": "timm_asap.data.augment",
         "Split": "timm_asap.data.splits",
         "StreamLoader": "timm_asap.data.stream_loader",
         "StreamSplit": "timm_asap.data.splits",
         "TensorSplit": "timm_asap.data.splits",
         "build_loader": "timm_asap.data.loader",
-        "build_mixup": "timm_asap.data.mixing",
+        "build_mixup": "timm_asap.data.augment",
         "count_unreadable": "timm_asap.data.loader",
         "default_augment": "timm_asap.data.augment",
-        "leave_out_unreadable": "timm_asap.data.unreadable",
+        "leave_out_unreadable": "timm_asap.data.splits",
         "load_dataset": "timm_asap.data.load",
         "set_epoch": "timm_asap.data.loader",
     },

@@ -22,12 +22,12 @@ from timm_asap.data.columns import (
     is_named,
     values_called,
 )
-from timm_asap.data.holdout import hold_out_fifth
 from timm_asap.data.images import ImageFileError, stack_images
 from timm_asap.data.split_choice import (
     find_test_split,
     find_train_split,
     find_validation_split,
+    hold_out_fifth,
     labels_are_secret,
     notes_on,
     test_splits,

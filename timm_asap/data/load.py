@@ -1,20 +1,59 @@
-"""From a data set's name to its splits."""
+"""From a data set's name, or the flags of a command, to its splits.
+
+The embedded data set: scikit-learn's 1,797 scans of handwritten digits.
+
+From a data set's name to its splits.
+
+Which data a command works with: the same flags for training, evaluation and healing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
 
 from timm_asap._renamed import takes_older_keywords
+from timm_asap.command_line import Folder, JsonList, Name, metavar
 from timm_asap.data.columns import CLASS_ORDERS
-from timm_asap.data.digits import load_digits
-from timm_asap.data.holdout import hold_out_validation
 from timm_asap.data.huggingface import load_huggingface, load_measured
 from timm_asap.data.idx import load_fashion_mnist, load_idx
-from timm_asap.data.splits import ImageDataset
+from timm_asap.data.split_choice import hold_out_fifth, hold_out_validation
+from timm_asap.data.splits import ImageDataset, TensorSplit, small_dataset
 from timm_asap.data.streams import load_stream
 from timm_asap.data.tables import BUILDERS, is_local_file
 from timm_asap.errors import UserError, unknown_name
+
+_SOURCE = (
+    "Optical Recognition of Handwritten Digits (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, "
+    "1998, doi:10.24432/C50P49, CC BY 4.0), the 1,797 scans that scikit-learn bundles, 8 x 8 pixels brought "
+    "to 32 x 32"
+)
+
+
+def load_digits(seed: int) -> ImageDataset:
+    """The digits at 32 x 32 pixels, one channel; a seeded, stratified fifth is held out.
+
+    Args:
+        seed: Which fifth.
+    """
+    # scikit-learn takes two seconds to import: only this data set needs it
+    from sklearn import datasets
+
+    bunch = datasets.load_digits()
+    scans = torch.from_numpy(bunch.images).float().unsqueeze(1) * (255 / 16)
+    # Bilinear, which never leaves the range of the scans. resnet20_lowres_asap reached 99.3 % with it after 4 epochs
+    # and 98.7 % with bicubic (means of 5 seeds, standard deviations 0.6 and 0.9), 99.8 % with both after 12 (3 seeds).
+    images = F.interpolate(scans, size=(32, 32), mode="bilinear", align_corners=False)
+    whole = TensorSplit(images.round().to(torch.uint8), torch.from_numpy(bunch.target).long())
+    train, test, test_name = hold_out_fifth(whole, seed)
+    names = tuple(str(digit) for digit in bunch.target_names)
+    return small_dataset("digits", names, train, test, test_name=test_name, source=_SOURCE)
+
 
 _OWN_NAMES = ("digits", "fashion_mnist", "idx")
 DATASET_NAMES = (*_OWN_NAMES, *BUILDERS)
@@ -118,3 +157,44 @@ def load_dataset(
     else:
         dataset = load_huggingface(name, data_dir, skip_unreadable=skip_unreadable, seed=seed, **options)
     return hold_out_validation(dataset, val_share, seed) if val_share else dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSource:
+    """The images, and which of them are used."""
+
+    dataset: Name = "digits"
+    """digits (ships with scikit-learn), fashion_mnist and idx (IDX files), imagefolder (a folder per class), parquet,
+    arrow, csv or webdataset files, a folder, or an image data set of the Hugging Face Hub such as uoft-cs/cifar10."""
+    data_dir: Folder | None = None
+    """Folder that holds the files of the data set."""
+    image_key: Name | None = None
+    """Column that holds the images; by default the only one that does."""
+    label_key: Name | None = None
+    """Column that holds the labels; by default the only one that does."""
+    train_split: Name | None = None
+    """Split to train on; by default train."""
+    test_split: Name | None = None
+    """Split to measure on; by default test or validation, or a fifth held out of the training images."""
+    num_classes: int | None = None
+    """Number of classes, where labels are numbers without names that are not all read: of streams, and of the Hub."""
+    label_names: JsonList = None
+    """Names of the classes in the order of their numbers, as JSON, where the data have none: '["cat", "dog"]'."""
+    class_order: Annotated[str, metavar("natural|alphabetical")] | None = None
+    """Number the classes by their names, natural (class2 before class10, as timm does) or alphabetical (as torchvision
+    does); by default as the data set does, folders alphabetically."""
+    skip_unreadable: bool = False
+    """Leave out images that cannot be read, with a warning, instead of stopping."""
+
+    def load_data(self, **more: Any) -> ImageDataset:
+        """The data set.
+
+        Args:
+            more: Further arguments of `load_dataset`.
+
+        Raises:
+            UserError: As `load_dataset` does.
+        """
+
+        given = {name: getattr(self, name) for name in DataSource.__dataclass_fields__ if name != "dataset"}
+        return load_dataset(self.dataset, **given, **more)

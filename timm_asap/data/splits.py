@@ -1,8 +1,15 @@
-"""What a data set is here: two splits, the names of its classes, and how its pixels are normalised."""
+"""A data set here: two splits, class names and normalization; and what becomes of images that cannot be read.
+
+What a data set is here: two splits, the names of its classes, and how its pixels are normalised.
+
+Images that cannot be read: reported, or counted over all worker processes with one warning.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +21,12 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from timm_asap._renamed import has_older_keywords
 from timm_asap.data.columns import LabelEncoder
-from timm_asap.data.images import decode_image, image_size, in_folder
+from timm_asap.data.images import ImageFileError, decode_image, image_size, in_folder
+from timm_asap.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
+
 
 SMALL_SIDE_PX = 64
 """Images with no side longer than this are decoded once and kept in memory."""
@@ -267,3 +276,71 @@ def frame_of(height: int, width: int) -> tuple[int, int, int, int]:
     """
     spare_h, spare_w = max(0, MIN_SIDE_PX - height), max(0, MIN_SIDE_PX - width)
     return spare_w // 2, spare_h // 2, spare_w - spare_w // 2, spare_h - spare_h // 2
+
+
+PADDING_LABEL = -1
+"""Label of samples that are not to be counted: they fill up a batch, or stand for images that cannot be read."""
+
+
+class UnreadableImages:
+    """Counts images that cannot be read.
+
+    The count lies in shared memory: that of the worker processes is seen in the training process. Each fetch of such
+    an image counts.
+
+    Args:
+        skip: Whether to go on; otherwise the first one is an error.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self.skip = skip
+        self._count = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def count(self) -> int:
+        """How many came so far; two processes that count at the same instant may count one."""
+        return int(self._count)
+
+    def note(self, error: ImageFileError) -> None:
+        """Counts one, with a warning if it is the first.
+
+        Raises:
+            ImageFileError: Skipping was not asked for.
+        """
+        if not self.skip:
+            raise error
+        self._count += 1
+        if self.count == 1:
+            warnings.warn(f"skipping images that cannot be read; the first: {error}", stacklevel=2)
+
+
+def leave_out_unreadable(split: Split) -> Split:
+    """The split without images that cannot be read, with one warning: for measuring, where none may stand in.
+
+    Every large image is decoded once; small ones were, when they were loaded.
+
+    Args:
+        split: Not a stream.
+
+    Raises:
+        UserError: None of them can be read.
+    """
+    if not isinstance(split, LazySplit):
+        return split
+    with ThreadPoolExecutor() as threads:
+        errors = list(threads.map(lambda index: _error_of(split, index), range(len(split))))
+    found = [error for error in errors if error is not None]
+    if not found:
+        return split
+    if len(found) == len(split):
+        raise UserError(f"none of {len(split)} images can be read; the first: {found[0]}")
+    warnings.warn(f"left out {len(found)} of {len(split)} images; the first: {found[0]}", stacklevel=2)
+    return split.select(torch.tensor([index for index, error in enumerate(errors) if error is None]))
+
+
+def _error_of(split: LazySplit, index: int) -> ImageFileError | None:
+    try:
+        split.decode(index)
+    except ImageFileError as error:
+        return error
+    return None

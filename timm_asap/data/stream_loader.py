@@ -14,11 +14,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from timm_asap.data.small_transform import SmallTransform
-from timm_asap.data.splits import StreamSplit
-from timm_asap.data.stream_images import Sample, StreamImages
-from timm_asap.data.stream_records import Row, Shards, ShuffledRows
-from timm_asap.data.unreadable import PADDING_LABEL
+from timm_asap.data.small_images import SmallTransform
+from timm_asap.data.splits import PADDING_LABEL, StreamSplit
+from timm_asap.data.stream_records import Row, Sample, Shards, ShuffledRows, StreamImages
 from timm_asap.errors import UserError
 
 

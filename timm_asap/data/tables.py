@@ -17,8 +17,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from timm_asap.data.class_folders import ClassFolders, read_class_folders, split_folders
-from timm_asap.data.data_files import METADATA, SUFFIXES, find_data_files, has_metadata, literal, match_files
-from timm_asap.data.folder_tree import scan, tree_of
+from timm_asap.data.folder_tree import (
+    METADATA,
+    SUFFIXES,
+    find_data_files,
+    has_metadata,
+    literal,
+    match_files,
+    scan,
+    tree_of,
+)
 from timm_asap.errors import UserError, unknown_name
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.aliasing import SiteAliasing, measure_batch
 from timm_asap.evaluation.models import OpenedModel, open_model
 from timm_asap.evaluation.plan import resolve_table
-from timm_asap.healing.plain import plain_copy
+from timm_asap.healing.pair import plain_copy
 from timm_asap.text import plain_text
 from timm_asap.zoo.asap_twins import SUFFIX, plain_name
 

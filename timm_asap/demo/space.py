@@ -14,8 +14,8 @@ import yaml
 
 import timm_asap
 from timm_asap._io import disk_errors
-from timm_asap.demo.examples import write_examples
 from timm_asap.demo.models import DemoPair
+from timm_asap.demo.predictions import write_examples
 from timm_asap.errors import UserError
 
 __all__ = ["write_space"]

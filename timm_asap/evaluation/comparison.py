@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from timm_asap.errors import UserError
-from timm_asap.evaluation.intervals import RESAMPLES, bootstrap_means, percentile_interval
 from timm_asap.evaluation.record import Record
+from timm_asap.evaluation.statistics import RESAMPLES, bootstrap_means, percentile_interval
 
 __all__ = ["METHOD", "Comparison", "Row", "compare"]
 

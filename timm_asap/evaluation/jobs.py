@@ -14,16 +14,15 @@ from timm_asap.adversarial import PixelModel
 from timm_asap.data import Split
 from timm_asap.data.labels import choose_classes, match_labels
 from timm_asap.errors import UserError, first_line
-from timm_asap.evaluation.cells import Cell, CleanCell, CorruptionCell
 from timm_asap.evaluation.config import EvaluateConfig
-from timm_asap.evaluation.models import OpenedModel, open_model, short_name
+from timm_asap.evaluation.measurements import Cell, CleanCell, CorruptionCell
+from timm_asap.evaluation.models import Batch, OpenedModel, PixelBatches, choose_images, open_model, short_name
 from timm_asap.evaluation.per_image import Measured, read_configuration, refuse_changes
-from timm_asap.evaluation.pixels import Batch, PixelBatches, choose_images
 from timm_asap.evaluation.plan import chosen_measures, make_cells, resolve_table, settle_size
 from timm_asap.evaluation.record import PER_IMAGE, RECORD, Record, check_reference, describe_data, read_record
 from timm_asap.evaluation.sources import MeasuredData
-from timm_asap.training.facts import hub_id_of
-from timm_asap.zoo.memory import check_memory, image_memory
+from timm_asap.machine import check_memory, image_memory
+from timm_asap.provenance import hub_id_of
 
 __all__ = ["Job", "prepare", "take_up"]
 

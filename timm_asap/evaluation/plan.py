@@ -7,13 +7,12 @@ from pathlib import Path
 
 from timm_asap.errors import UserError
 from timm_asap.evaluation.attacks import AttackSpec, masking_attacks
-from timm_asap.evaluation.cells import AttackCell, Cell, CleanCell, CorruptionCell, ShiftCell
 from timm_asap.evaluation.config import MEASURES, EvaluateConfig
 from timm_asap.evaluation.corruptions import approximation
-from timm_asap.evaluation.corruptions.checks import SMALLEST_SIDE
-from timm_asap.evaluation.folders import corruptions_in
+from timm_asap.evaluation.corruptions.apply import SMALLEST_SIDE
+from timm_asap.evaluation.measurements import AttackCell, Cell, CleanCell, CorruptionCell, ShiftCell
 from timm_asap.evaluation.shift import ShiftSpec
-from timm_asap.evaluation.sources import MeasuredData
+from timm_asap.evaluation.sources import MeasuredData, corruptions_in
 
 __all__ = ["attack_specs", "make_cells", "resolve_table", "settle_files", "settle_size"]
 

@@ -13,17 +13,19 @@ import torch
 
 from timm_asap._io import cut_path, disk_errors, read_json
 from timm_asap.errors import UserError
-from timm_asap.evaluation.intervals import WILSON, below_chance, wilson_interval
-from timm_asap.evaluation.mce import (
-    corruption_accuracy,
-    corruption_cells,
-    corruption_errors,
-    mean_corruption_error,
-)
 from timm_asap.evaluation.models import OpenedModel, short_name
 from timm_asap.evaluation.per_image import read_per_image
 from timm_asap.evaluation.record_schema import record_problem
 from timm_asap.evaluation.sources import MeasuredData
+from timm_asap.evaluation.statistics import (
+    WILSON,
+    below_chance,
+    corruption_accuracy,
+    corruption_cells,
+    corruption_errors,
+    mean_corruption_error,
+    wilson_interval,
+)
 
 __all__ = ["PER_IMAGE", "RECORD", "Record", "describe_data", "describe_model", "read_record", "summarize"]
 

@@ -10,22 +10,20 @@ from typing import Any
 
 import torch
 
-from timm_asap import threads
+from timm_asap import machine
 from timm_asap._lock import shared_folder_lock
 from timm_asap.errors import UserError
 from timm_asap.evaluation.aliasing import measure_batch, merge_aliasing
-from timm_asap.evaluation.cells import Cell
 from timm_asap.evaluation.config import EvaluateConfig
-from timm_asap.evaluation.finish import finish
-from timm_asap.evaluation.intervals import wilson_interval
+from timm_asap.evaluation.finish import draw_joint_plots, draw_plots, finish
 from timm_asap.evaluation.jobs import Job, prepare, take_up
+from timm_asap.evaluation.measurements import Cell, Processes
+from timm_asap.evaluation.models import PixelBatches
 from timm_asap.evaluation.per_image import Measured, Unfinished
-from timm_asap.evaluation.pictures import draw_joint_plots, draw_plots
-from timm_asap.evaluation.pixels import PixelBatches
 from timm_asap.evaluation.plan import settle_files
-from timm_asap.evaluation.processes import Processes
 from timm_asap.evaluation.record import Record, read_record
 from timm_asap.evaluation.sources import load_data
+from timm_asap.evaluation.statistics import wilson_interval
 from timm_asap.screen import ProgressDisplay, print_text
 
 __all__ = ["evaluate"]
@@ -75,7 +73,7 @@ def _measure(config: EvaluateConfig, jobs: list[Job], processes: Processes, refe
         sum(job.passes for job in jobs), silent=not processes.is_main, name="timm-asap evaluate"
     ) as display:
         for job in jobs:
-            with threads.thread_count():  # of whoever calls, and not of this model
+            with machine.thread_count():  # of whoever calls, and not of this model
                 measured = _Evaluation(job, processes, display).run()
                 if processes.is_main:
                     records.append(finish(job, measured, processes, reference))
@@ -125,12 +123,12 @@ class _Evaluation:
     def _settle_threads(self) -> None:
         """As many threads as the network makes use of, where nobody has said how many."""
         job = self.job
-        if job.device.type != "cpu" or self.processes.count > 1 or threads.set_by_user() or threads.cores() == 1:
+        if job.device.type != "cpu" or self.processes.count > 1 or machine.set_by_user() or machine.cores() == 1:
             return
         if self.measured.threads is not None:
             torch.set_num_threads(self.measured.threads)
             return
-        chosen = threads.choose_threads(threads.forward_pass(job.classifier, job.input_size), job.config.batch_size)
+        chosen = machine.choose_threads(machine.forward_pass(job.classifier, job.input_size), job.config.batch_size)
         self.display.say(str(chosen))
         self.measured = replace(self.measured, threads=chosen.threads)
 

@@ -1,10 +1,9 @@
 """Repairs a converted network with unlabelled images: closed-form repairs, and fidelity to the plain network."""
 
 from timm_asap.healing.batchnorm import batchnorm_layers
-from timm_asap.healing.fidelity import Fidelity, measure_fidelity
+from timm_asap.healing.fidelity import Fidelity, HealReport, HealStage, RefitSite, measure_fidelity
 from timm_asap.healing.heal import heal
-from timm_asap.healing.plain import plain_copy
-from timm_asap.healing.report import HealReport, HealStage, RefitSite
+from timm_asap.healing.pair import plain_copy
 
 __all__ = [
     "Fidelity",

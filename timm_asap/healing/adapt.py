@@ -20,23 +20,19 @@ from timm_asap._io import cut_path, read_json, write_json
 from timm_asap.command_line import flag
 from timm_asap.data.unlabelled import load_images
 from timm_asap.errors import UserError
-from timm_asap.healing.blend import Blend
+from timm_asap.healing.adapt_config import AdaptConfig
 from timm_asap.healing.fidelity import Fidelity, Outputs, compare_outputs, outputs_of
 from timm_asap.healing.heal import heal
-from timm_asap.healing.pair import load_pair
-from timm_asap.healing.plain import plain_copy
+from timm_asap.healing.pair import Blend, load_pair, plain_copy
 from timm_asap.healing.refit import converted_convolutions
+from timm_asap.provenance import run_facts
 from timm_asap.training.config import TrainConfig
+from timm_asap.training.display import learning_curves
 from timm_asap.training.epoch import Stopped, start_sums, train_epoch
-from timm_asap.training.export import export_model
-from timm_asap.training.facts import run_facts
-from timm_asap.training.loaders import build_test_loader
-from timm_asap.training.options.adapt import AdaptConfig
-from timm_asap.training.plan import Plan
-from timm_asap.training.plots import learning_curves
+from timm_asap.training.export import export_model, save_checkpoint
+from timm_asap.training.plan import Plan, build_test_loader
 from timm_asap.training.run import Run
 from timm_asap.training.run_folder import ADAPTATION, RunFolder
-from timm_asap.training.saving import save_checkpoint
 from timm_asap.training.start import start_run
 from timm_asap.zoo import AsapOptions, create_model
 

@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from timm_asap.healing.batchnorm import batchnorm_layers, move_batchnorm, reestimate_batchnorm
-from timm_asap.healing.fidelity import compare_outputs, outputs_of
+from timm_asap.healing.fidelity import HealReport, HealStage, compare_outputs, outputs_of
 from timm_asap.healing.images import ImageBatches
-from timm_asap.healing.plain import plain_copy
+from timm_asap.healing.pair import plain_copy
 from timm_asap.healing.refit import converted_convolutions, refit_convolutions
-from timm_asap.healing.report import HealReport, HealStage
-from timm_asap.spectral import check_count
+from timm_asap.ops.spectral import check_count
 
 __all__ = ["heal"]
 

@@ -17,9 +17,8 @@ from torch import nn
 
 from timm_asap.conversion.strided import is_converted
 from timm_asap.healing.batchnorm import measuring
-from timm_asap.healing.least_squares import ResidualFit
-from timm_asap.healing.patches import ConvCall, ConvCalls, output_positions, rows_of
-from timm_asap.healing.report import RefitSite
+from timm_asap.healing.fidelity import RefitSite
+from timm_asap.healing.least_squares import ConvCall, ConvCalls, ResidualFit, output_positions, rows_of
 
 __all__ = ["converted_convolutions", "refit_convolutions"]
 

@@ -12,26 +12,26 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from timm_asap import data, threads
+from timm_asap import data, machine
 from timm_asap._io import as_json, cut_path, disk_errors, is_leftover, remove, replace_file, sync_file
 from timm_asap._lock import LOCK_FILES, folder_lock, refuse_if_locked
 from timm_asap.data.labels import match_labels, renumbered
 from timm_asap.data.splits import TensorSplit
 from timm_asap.errors import UserError
-from timm_asap.evaluation.intervals import below_chance
-from timm_asap.evaluation.processes import resolve_device
+from timm_asap.evaluation.measurements import resolve_device
+from timm_asap.evaluation.statistics import below_chance
 from timm_asap.healing import batchnorm_layers, heal
 from timm_asap.healing.pair import load_pair
 from timm_asap.healing.refit import converted_convolutions
 from timm_asap.hub.card import write_card
+from timm_asap.machine import check_memory, image_memory
+from timm_asap.provenance import hardware, package_versions
 from timm_asap.screen import ProgressDisplay, print_text
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.export import export_model
-from timm_asap.training.facts import hardware, package_versions
 from timm_asap.training.plan import Plan
 from timm_asap.training.run_folder import MODEL_FILES, RunFolder
 from timm_asap.zoo import AsapOptions
-from timm_asap.zoo.memory import check_memory, image_memory
 
 if TYPE_CHECKING:
     from timm_asap.commands.heal import HealOptions
@@ -96,10 +96,10 @@ def _heal_and_write(
     tests = 2 if plain is None else 3
     accuracy = {}
     total = passes * len(images) + tests * len(test)
-    with threads.thread_count(), ProgressDisplay(total, name="timm-asap heal") as display:
-        if device.type == "cpu" and not threads.set_by_user() and threads.cores() > 1:
-            work = threads.forward_pass(model, plan.input_size)
-            display.say(str(threads.choose_threads(work, options.batch_size)))
+    with machine.thread_count(), ProgressDisplay(total, name="timm-asap heal") as display:
+        if device.type == "cpu" and not machine.set_by_user() and machine.cores() > 1:
+            work = machine.forward_pass(model, plan.input_size)
+            display.say(str(machine.choose_threads(work, options.batch_size)))
         if plain is not None:
             accuracy["plain"] = _accuracy(plain.to(device), _Counted(test, display, "testing the original"), device)
         accuracy["before"] = _accuracy(model, _Counted(test, display, "testing before healing"), device)

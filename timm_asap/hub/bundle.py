@@ -16,10 +16,9 @@ from timm_asap._io import is_leftover, sha256
 from timm_asap._lock import LOCK_FILES
 from timm_asap.errors import UserError
 from timm_asap.hub.card import write_card
-from timm_asap.hub.card_check import check_card
 from timm_asap.hub.cards.privacy import refuse_token_in_file
-from timm_asap.hub.hub_edits import stamp
-from timm_asap.hub.run_checks import check_run
+from timm_asap.hub.checks import check_card, check_run
+from timm_asap.hub.edits import stamp
 from timm_asap.training.command_line import cut_path
 
 __all__ = ["Bundle", "make_bundle"]

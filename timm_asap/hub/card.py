@@ -17,19 +17,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, UndefinedErro
 from timm_asap._io import write_text
 from timm_asap._lock import locks_folder
 from timm_asap.errors import UserError, first_line
-from timm_asap.hub.card_check import check_card
-from timm_asap.hub.cards import accuracy, robustness
-from timm_asap.hub.cards.citations import citations, of_data
+from timm_asap.hub.cards import results
+from timm_asap.hub.cards.base_model import Origin
 from timm_asap.hub.cards.comparison import COMPARISON, make_comparison
-from timm_asap.hub.cards.kept import MARK, PLACES, is_generated, read_kept, wrap
-from timm_asap.hub.cards.licences import Licence, choose_licence, states_licence
-from timm_asap.hub.cards.limits import limits
-from timm_asap.hub.cards.making import adaptation_lines, healing_lines, training_lines
-from timm_asap.hub.cards.metadata import metadata
-from timm_asap.hub.cards.origin import Origin
+from timm_asap.hub.cards.limitations import limits
+from timm_asap.hub.cards.metadata import Licence, choose_licence, citations, metadata, of_data, states_licence
 from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.cards.records import RunRecords, read_records
-from timm_asap.hub.hub_edits import carry_stamp
+from timm_asap.hub.cards.training import adaptation_lines, healing_lines, training_lines
+from timm_asap.hub.cards.user_sections import MARK, PLACES, is_generated, read_kept, wrap
+from timm_asap.hub.checks import check_card
+from timm_asap.hub.edits import carry_stamp
 from timm_asap.zoo.hub_client import check_repo
 from timm_asap.zoo.shipped import model_cards
 
@@ -191,20 +189,20 @@ def _render(
             cites_data=of_data(records) is not None,
             data_are_licensed=states_licence(records.data["source"]),
             found={
-                measure: accuracy.of_measure(records, measure)
+                measure: results.of_measure(records, measure)
                 for measure in ("corruption", "attack", "shift", "aliasing")
             },
             tables={
-                "clean": accuracy.clean_table,
-                "corruption": accuracy.corruption_table,
-                "attack": robustness.attack_table,
-                "shift": robustness.shift_table,
-                "aliasing": robustness.aliasing_table,
-                "comparison": robustness.comparison_table,
-                "headline": accuracy.headline_table,
-                "left_out": robustness.left_out_table,
+                "clean": results.clean_table,
+                "corruption": results.corruption_table,
+                "attack": results.attack_table,
+                "shift": results.shift_table,
+                "aliasing": results.aliasing_table,
+                "comparison": results.comparison_table,
+                "headline": results.headline_table,
+                "left_out": results.left_out_table,
             },
-            clean_of_attacked=robustness.clean_accuracy_of_attacked(records),
+            clean_of_attacked=results.clean_accuracy_of_attacked(records),
             source=source or f"local-dir:{run}",
             place=repo or run,
             export_name=source or run,

@@ -15,8 +15,7 @@ from typing import Any
 from timm_asap._io import cut_path, disk_errors
 from timm_asap.command_line import flag, given_fields, read_flags, renamed_flags
 from timm_asap.errors import UserError
-from timm_asap.training.config import ACTIONS, Given, TrainConfig
-from timm_asap.training.recipe import find_recipe, read_recipe, shipped_recipes
+from timm_asap.training.config import ACTIONS, Given, TrainConfig, find_recipe, read_recipe, shipped_recipes
 from timm_asap.training.settle import settle_flags, without_other_data
 
 # Where a moved or prolonged run may differ from what it was started as.

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from timm_asap.adversarial import survives_pgd
 from timm_asap.data import PADDING_LABEL, StreamLoader
 from timm_asap.errors import UserError
+from timm_asap.training.export import save_checkpoint
 from timm_asap.training.run import EpochSums, Run
-from timm_asap.training.saving import save_checkpoint
 
 
 class Stopped(Exception):  # noqa: N818 (it is a request, not an error)

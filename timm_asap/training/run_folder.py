@@ -13,7 +13,7 @@ from typing import Any
 from timm_asap._io import disk_errors, is_leftover, read_json, remove, replace_file, write_json, write_text
 from timm_asap._lock import LOCK_FILES
 from timm_asap.errors import UserError
-from timm_asap.training.checkpoints import CheckpointFolder
+from timm_asap.training.checkpoint import CheckpointFolder
 
 #: The record of an adaptation, beside config.yaml.
 ADAPTATION = "adapt.json"

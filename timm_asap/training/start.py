@@ -13,24 +13,27 @@ from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from timm_asap import threads
+from timm_asap import machine
 from timm_asap._lock import refuse_if_locked_by_another_launch, shared_folder_lock
 from timm_asap.adversarial import PixelModel
 from timm_asap.errors import UserError
-from timm_asap.training.config import TrainConfig
-from timm_asap.training.facts import run_facts
-from timm_asap.training.loaders import build_test_loader, build_train_loader, watched_images
+from timm_asap.provenance import run_facts
+from timm_asap.training.config import TrainConfig, to_yaml
+from timm_asap.training.display import ProgressDisplay, check_tracker, start_tracker
+from timm_asap.training.export import finish_epoch
 from timm_asap.training.objective import Objective
-from timm_asap.training.optimizer import build_optimizer, build_scheduler
-from timm_asap.training.plan import Plan, describe_data, make_plan
-from timm_asap.training.progress import ProgressDisplay
-from timm_asap.training.recipe import to_yaml
-from timm_asap.training.run import EpochSums, Run, memory_format_of
+from timm_asap.training.plan import (
+    Plan,
+    build_test_loader,
+    build_train_loader,
+    describe_data,
+    make_plan,
+    watched_images,
+)
+from timm_asap.training.run import EpochSums, Run, memory_format_of, restore_state
 from timm_asap.training.run_folder import RunFolder
-from timm_asap.training.saving import finish_epoch
 from timm_asap.training.settle import settle_machine
-from timm_asap.training.state import restore_state
-from timm_asap.training.tracking import check_tracker, start_tracker
+from timm_asap.training.setup import build_optimizer, build_scheduler
 
 
 def start_run(
@@ -81,15 +84,15 @@ def _settle_threads(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> 
 
     A run that is continued keeps its number: another one adds up in another order, and ends a few bits apart.
     """
-    if accelerator.device.type != "cpu" or accelerator.num_processes > 1 or threads.set_by_user():
+    if accelerator.device.type != "cpu" or accelerator.num_processes > 1 or machine.set_by_user():
         return None
     before = folder.facts().get("threads") if plan.config.resume else None
     if isinstance(before, int) and before > 0:
         torch.set_num_threads(before)
         return None
-    if threads.cores() == 1:
+    if machine.cores() == 1:
         return None
-    return str(threads.choose_threads(threads.training_step(plan.model, plan.train_size), plan.config.batch_size))
+    return str(machine.choose_threads(machine.training_step(plan.model, plan.train_size), plan.config.batch_size))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from timm.models._registry import split_model_name_tag
 from torch import nn
 
 from timm_asap.conversion.convert import as_layout, check_stem, convert
-from timm_asap.spectral import as_boundary, as_window
+from timm_asap.ops.spectral import as_boundary, as_window
 from timm_asap.zoo.families import FAMILIES
 from timm_asap.zoo.shipped import shipped_cfgs
 

@@ -17,10 +17,10 @@ from timm.models._builder import _resolve_pretrained_source, resolve_pretrained_
 from torch import nn
 
 from timm_asap.errors import UserError, unknown_name
+from timm_asap.machine import check_memory, image_memory
 from timm_asap.text import as_text
-from timm_asap.zoo.downloads import CONFIG, WEIGHTS, fetch
 from timm_asap.zoo.hub_client import split_revision
-from timm_asap.zoo.memory import check_memory, image_memory
+from timm_asap.zoo.hub_files import CONFIG, WEIGHTS, fetch
 from timm_asap.zoo.model_config import read_model_config
 
 __all__ = ["check_model_name", "create_model", "load", "model_folder"]

@@ -22,8 +22,8 @@ from timm_asap.conversion.rewrite import AliasFreeCalls, calls_in
 from timm_asap.conversion.sites import site_of
 from timm_asap.conversion.strided import AsapSpec, LowPassed, PooledPointwise, attach, is_converted, plain_class
 from timm_asap.conversion.watch import Watcher, module_at, undisturbed
-from timm_asap.evaluation.aliasing.fixed_filter import filters_before_sampling, fixed_filter, sampled_map
-from timm_asap.resample import resample
+from timm_asap.evaluation.aliasing.energy import filters_before_sampling, fixed_filter, sampled_map
+from timm_asap.ops.resample import resample
 
 __all__ = ["SamplingSite", "SiteStatus", "sampling_sites", "watch_samples"]
 

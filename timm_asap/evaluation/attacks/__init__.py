@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from timm_asap._startup import lazy_names
 
 if TYPE_CHECKING:
-    from timm_asap.evaluation.attacks.masking import masking_attacks, masking_warnings
-    from timm_asap.evaluation.attacks.run import AttackOutcome, run_attack
-    from timm_asap.evaluation.attacks.spec import ATTACKS, DEFAULT_EPS, AttackSpec
+    from timm_asap.adversarial.autoattack import AttackOutcome, run_attack
+    from timm_asap.adversarial.config import ATTACKS, DEFAULT_EPS, AttackSpec
+    from timm_asap.adversarial.masking import masking_attacks, masking_warnings
 
 __all__ = [
     "ATTACKS",
@@ -23,12 +23,12 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "ATTACKS": "timm_asap.evaluation.attacks.spec",
-        "DEFAULT_EPS": "timm_asap.evaluation.attacks.spec",
-        "AttackOutcome": "timm_asap.evaluation.attacks.run",
-        "AttackSpec": "timm_asap.evaluation.attacks.spec",
-        "masking_attacks": "timm_asap.evaluation.attacks.masking",
-        "masking_warnings": "timm_asap.evaluation.attacks.masking",
-        "run_attack": "timm_asap.evaluation.attacks.run",
+        "ATTACKS": "timm_asap.adversarial.config",
+        "DEFAULT_EPS": "timm_asap.adversarial.config",
+        "AttackOutcome": "timm_asap.adversarial.autoattack",
+        "AttackSpec": "timm_asap.adversarial.config",
+        "masking_attacks": "timm_asap.adversarial.masking",
+        "masking_warnings": "timm_asap.adversarial.masking",
+        "run_attack": "timm_asap.adversarial.autoattack",
     },
 )

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from timm_asap._startup import lazy_names
 
 if TYPE_CHECKING:
-    from timm_asap.evaluation.corruptions.apply import corrupt
-    from timm_asap.evaluation.corruptions.checks import SMALLEST_SIDE, check_request, check_size
+    from timm_asap.evaluation.corruptions.apply import SMALLEST_SIDE, check_request, check_size, corrupt
     from timm_asap.evaluation.corruptions.deviations import approximation
     from timm_asap.evaluation.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIONS, SEVERITIES, TABLES
 
@@ -29,11 +28,11 @@ __getattr__ = lazy_names(
         "CORRUPTIONS": "timm_asap.evaluation.corruptions.tables",
         "EXTRA_CORRUPTIONS": "timm_asap.evaluation.corruptions.tables",
         "SEVERITIES": "timm_asap.evaluation.corruptions.tables",
-        "SMALLEST_SIDE": "timm_asap.evaluation.corruptions.checks",
+        "SMALLEST_SIDE": "timm_asap.evaluation.corruptions.apply",
         "TABLES": "timm_asap.evaluation.corruptions.tables",
         "approximation": "timm_asap.evaluation.corruptions.deviations",
-        "check_request": "timm_asap.evaluation.corruptions.checks",
-        "check_size": "timm_asap.evaluation.corruptions.checks",
+        "check_request": "timm_asap.evaluation.corruptions.apply",
+        "check_size": "timm_asap.evaluation.corruptions.apply",
         "corrupt": "timm_asap.evaluation.corruptions.apply",
     },
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from timm_asap.evaluation.corruptions import frost
-from timm_asap.evaluation.corruptions.checks import check_request, check_size
+from timm_asap.evaluation.corruptions import weather
+from timm_asap.evaluation.corruptions.apply import check_request, check_size
 from timm_asap.evaluation.corruptions.tables import SEVERITIES, TABLES
 
 # Their strengths hold lengths in pixels (or a fractal or a photograph of a fixed size), so that on images of another
@@ -65,8 +65,8 @@ def approximation(
 
 
 def _frost(table: str, size: tuple[int, int]) -> list[str]:
-    if frost.photographs() is None:
+    if weather.photographs() is None:
         return ["drawn frost in place of the photographs, which the package imagecorruptions ships"]
-    if frost.enlarged(size, TABLES[table].parameters["frost"][0][2]):
+    if weather.enlarged(size, TABLES[table].parameters["frost"][0][2]):
         return ["photographs of frost enlarged to cover the image"]
     return []

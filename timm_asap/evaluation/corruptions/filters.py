@@ -1,4 +1,13 @@
-"""What several corruptions are made of: Gaussian filters, a zoom into the middle, motion blur.
+"""What corruptions are made of: random numbers of an image, Gaussian filters, a zoom, motion blur.
+
+Random numbers that depend on the image alone, not on who asks for them, in what order, or how many at a time.
+
+Philox is a counter-based generator: its key selects one of 2^128 streams. Half the key is a hash of (seed, corruption,
+severity), the other half the image's number in its split.
+
+Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+
+What several corruptions are made of: Gaussian filters, a zoom into the middle, motion blur.
 
 Sums over neighbours are written as shifted slices added in a fixed order: the same bits come out whatever the batch
 size, where a matrix product or a convolution may sum in another order, and a last bit may move a pixel by one level.
@@ -6,12 +15,34 @@ size, where a matrix product or a convolution may sum in another order, and a la
 
 from __future__ import annotations
 
+import hashlib
 import math
 from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def generator(seed: int, name: str, severity: int, index: int) -> np.random.Generator:
+    """The stream of one corrupted image.
+
+    Args:
+        seed: Any integer.
+        name: The corruption.
+        severity: 1 to 5.
+        index: The image's number in its split, >= 0.
+    """
+    digest = hashlib.blake2b(f"{seed}/{name}/{severity}".encode(), digest_size=8).digest()
+    key = np.array([int.from_bytes(digest, "little"), index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """float32, uniform in [-1, 1)."""
+    return rng.random(shape, dtype=np.float32) * 2 - 1
+
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the grey of ITU-R BT.601, which OpenCV and Pillow use."""

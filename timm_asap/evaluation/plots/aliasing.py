@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from timm_asap.evaluation.plots.records import Record, Result, model_names, results_of
-from timm_asap.training.figures import GREY, legend_above, new_figure, panels, series_style, styled
+from timm_asap.evaluation.plots.robustness import Record, Result, model_names, results_of
+from timm_asap.figures import GREY, legend_above, new_figure, panels, series_style, styled
 
 __all__ = ["draw_aliasing", "draw_spectra"]
 

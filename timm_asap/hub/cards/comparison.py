@@ -9,8 +9,8 @@ from typing import Any
 from timm_asap._io import read_json, sha256
 from timm_asap.errors import UserError
 from timm_asap.evaluation.comparison import METHOD, compare
-from timm_asap.evaluation.intervals import RESAMPLES
 from timm_asap.evaluation.record import Record, read_record
+from timm_asap.evaluation.statistics import RESAMPLES
 from timm_asap.hub.cards.privacy import cut_paths
 
 __all__ = ["COMPARISON", "check_comparison", "make_comparison", "shown_rows"]

@@ -1,18 +1,208 @@
-"""The typed front matter of a card, which the Hub reads."""
+"""The front matter of a card, the license of its weights, and whom to cite.
+
+Whom to cite: the paper, timm, and the data where their authors are known here.
+
+The license of a model's weights: that of the weights it started from, or the trainer's choice.
+
+The typed front matter of a card, which the Hub reads.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from timm_asap.hub.cards.accuracy import corruption_means, measured_on, of_measure
-from timm_asap.hub.cards.licences import Licence
-from timm_asap.hub.cards.markdown import eps_text
+from timm_asap.errors import UserError, unknown_name
+from timm_asap.hub.cards.base_model import UNKNOWN_LICENCE, Origin
 from timm_asap.hub.cards.records import RunRecords
-from timm_asap.hub.cards.robustness import attack_settings
+from timm_asap.hub.cards.results import attack_settings, corruption_means, eps_text, measured_on, of_measure
 
-__all__ = ["metadata"]
+__all__ = [
+    "FROM_SCRATCH",
+    "HUB_LICENCES",
+    "Licence",
+    "choose_licence",
+    "citations",
+    "metadata",
+    "of_data",
+    "states_licence",
+]
+
+
+_ASAP = """\
+@article{grabinski2023fix,
+  title   = {Fix your downsampling {ASAP}! Be natively more robust via Aliasing and Spectral Artifact free Pooling},
+  author  = {Grabinski, Julia and Keuper, Janis and Keuper, Margret},
+  journal = {arXiv preprint arXiv:2307.09804},
+  year    = {2023}
+}"""
+
+_TIMM = """\
+@misc{rw2019timm,
+  title     = {PyTorch Image Models},
+  author    = {Wightman, Ross},
+  publisher = {GitHub},
+  year      = {2019},
+  doi       = {10.5281/zenodo.4414861},
+  url       = {https://github.com/huggingface/pytorch-image-models}
+}"""
+
+_CORRUPTIONS = """\
+@inproceedings{hendrycks2019benchmarking,
+  title     = {Benchmarking Neural Network Robustness to Common Corruptions and Perturbations},
+  author    = {Hendrycks, Dan and Dietterich, Thomas},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2019}
+}"""
+
+# By the letters and digits of the last part of a data set's name.
+_DATA = {
+    "digits": """\
+@misc{alpaydin1998optical,
+  title     = {Optical Recognition of Handwritten Digits},
+  author    = {Alpaydin, E. and Kaynak, C.},
+  publisher = {UCI Machine Learning Repository},
+  year      = {1998},
+  doi       = {10.24432/C50P49}
+}""",
+    "fashionmnist": """\
+@article{xiao2017fashion,
+  title   = {{Fashion-MNIST}: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
+  author  = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  journal = {arXiv preprint arXiv:1708.07747},
+  year    = {2017}
+}""",
+    "cifar10": """\
+@techreport{krizhevsky2009learning,
+  title       = {Learning Multiple Layers of Features from Tiny Images},
+  author      = {Krizhevsky, Alex},
+  institution = {University of Toronto},
+  year        = {2009}
+}""",
+    "imagenet1k": """\
+@article{russakovsky2015imagenet,
+  title   = {{ImageNet} Large Scale Visual Recognition Challenge},
+  author  = {Russakovsky, Olga and Deng, Jia and Su, Hao and Krause, Jonathan and Satheesh, Sanjeev and Ma, Sean and
+             Huang, Zhiheng and Karpathy, Andrej and Khosla, Aditya and Bernstein, Michael and Berg, Alexander C. and
+             Fei-Fei, Li},
+  journal = {International Journal of Computer Vision},
+  volume  = {115},
+  number  = {3},
+  pages   = {211--252},
+  year    = {2015},
+  doi     = {10.1007/s11263-015-0816-y}
+}""",
+}
+
+
+def citations(records: RunRecords) -> list[str]:
+    """BibTeX entries, one a text."""
+    found = [_ASAP] if records.is_twin else []
+    found.append(_TIMM)
+    if (data := of_data(records)) is not None:
+        found.append(data)
+    if of_measure(records, "corruption"):
+        found.append(_CORRUPTIONS)
+    return found
+
+
+def of_data(records: RunRecords) -> str | None:
+    """The entry of the data; None where their authors are not known here."""
+    # a folder of the user may have any name: only what this package and the Hub name is known
+    hub_id, name = records.data["hub_id"], records.data["name"]
+    if hub_id is None and name not in ("digits", "fashion_mnist"):
+        return None
+    letters = re.sub(r"[^a-z0-9]", "", (hub_id or name).rpartition("/")[2].lower())
+    return _DATA.get(letters.removesuffix("wds"))  # timm/imagenet-1k-wds
+
+
+FROM_SCRATCH = "mit"
+"""Of weights that were trained from random ones, where nobody says otherwise: the license of timm_asap."""
+
+# "license mit", as of a data set on the Hub; "MIT license"; "CC BY 4.0". Older runs spell it "licence".
+_LICENCE_OF_DATA = re.compile(r"licen[cs]e (?!not stated)|\w licen[cs]e\b|\bCC\b")
+
+_LISTED = """
+afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0
+eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0 grok2-community h-research
+intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit
+mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 other pddl postgresql unknown
+unlicense wtfpl zlib
+"""
+
+HUB_LICENCES = frozenset(_LISTED.split())
+"""Identifiers that the Hub takes; source: https://huggingface.co/docs/hub/repositories-licenses."""
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A license in the terms of the Hub.
+
+    Args:
+        id: Identifier.
+        name: Its name, where the identifier is "other".
+        link: Where to read it, likewise.
+        because: A sentence on why it is this one.
+    """
+
+    id: str
+    name: str | None
+    link: str | None
+    because: str
+
+
+def choose_licence(origin: Origin | None, asked: str | None, before: str | None) -> Licence:
+    """The license of the weights.
+
+    Args:
+        origin: What they started from; None for random weights.
+        asked: What the user chose.
+        before: What the card stated so far; it stays unless the user or the origin says otherwise.
+
+    Raises:
+        UserError: If the choice is no identifier of the Hub, or contradicts the stated license of the origin.
+    """
+    if asked is not None and asked not in HUB_LICENCES:
+        raise UserError(
+            f"--license: {unknown_name('license', asked, HUB_LICENCES)}; all are listed at "
+            "https://huggingface.co/docs/hub/repositories-licenses"
+        )
+    if origin is None:
+        return Licence(asked or before or FROM_SCRATCH, None, None, "They were trained from random weights.")
+    if origin.licence is not None:
+        return _of_origin(origin, asked)
+    chosen = asked or (None if before == "other" else before)
+    if chosen is not None:
+        because = f"They started from {origin}, whose license is not recorded: whoever made this card states it."
+        return Licence(chosen, None, None, because)
+    slug = re.sub(r"[^a-z0-9.]+", "-", (origin.hub_id or origin.name).lower()).strip("-")
+    because = f"They started from {origin}, whose license is not recorded: read it there before using these."
+    return Licence("other", f"{UNKNOWN_LICENCE}{slug}", origin.link, because)
+
+
+def _of_origin(origin: Origin, asked: str | None) -> Licence:
+    if asked not in (None, origin.licence):
+        raise UserError(
+            f"--license {asked}: these weights started from {origin.name}, which is under {origin.licence} "
+            f"({origin.stated_by}); leave --license out"
+        )
+    because = f"They started from {origin}, and keep its license, as {origin.stated_by} states it."
+    if origin.is_identifier:
+        return Licence(origin.licence, None, None, because)
+    return Licence("other", origin.licence, origin.link, because)
+
+
+def states_licence(source: str) -> bool:
+    """Whether a data set's description tells its license."""
+    return _LICENCE_OF_DATA.search(source) is not None
+
 
 _TASK = "image-classification"
 

@@ -1,1 +1,0 @@
-"""The parts of the local Hub; tests/hub_server.py puts them together."""

@@ -1,0 +1,1 @@
+"""What the tests share: the local Hub, tiny runs, images, networks."""

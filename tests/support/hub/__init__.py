@@ -1,0 +1,1 @@
+"""The parts of the local Hub; tests/support/hub_server.py puts them together."""
