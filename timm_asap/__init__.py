@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from timm_asap._moved import find_moved_modules
 from timm_asap._startup import importing, lazy_names, own_program, reads_flags_first
 
 if TYPE_CHECKING:
@@ -72,18 +73,14 @@ __all__ = [
     "zoo",
 ]
 
-# Paths of modules before they moved: programs and whole-model pickles that name them still load.
+# Modules whose older path is the name of a function or of a public module, which the name goes on meaning.
 _MOVED = {
-    "attention": "conversion.sites",
     "convert": "conversion.convert",
-    "functional_sites": "conversion.sites",
-    "geometry": "conversion.geometry",
-    "report": "conversion.report",
+    "reference": "ops.reference",
     "reparameterize": "conversion.reparameterize",
-    "strided": "conversion.strided",
-    "trace": "conversion.observe",
+    "spectral": "ops.spectral",
 }
-_MODULES = ("zoo", "reference", "spectral")
+_MODULES = {"zoo": "zoo", "reference": "ops.reference", "spectral": "ops.spectral"}
 _KINDS = [f"{name}{axes}d" for name in ("AsapPool", "AsapUpsample", "LowPass") for axes in (1, 2, 3)]
 _FUNCTIONS = [f"{name}{axes}d" for name in ("asap_pool", "asap_upsample", "lowpass") for axes in (1, 2, 3)]
 _CONVERSION = ("conversion_of", "convert", "reparameterize", "restore", "save", "watch")
@@ -105,15 +102,14 @@ def register() -> None:
     Only the package's own command lines call it: they read their flags first. A second call changes nothing.
     """
     with importing(own_program()):
-        for name in _MODULES:
-            globals()[name] = import_module(f"timm_asap.{name}")
+        find_moved_modules()
+        for name, module in _MODULES.items():
+            globals()[name] = import_module(f"timm_asap.{module}")
         # after the modules: `timm_asap.convert` is the function, and importing its module binds that
         for name, module in _NAMES.items():
             globals()[name] = getattr(import_module(module), name)
         for old, new in _MOVED.items():
             sys.modules[f"timm_asap.{old}"] = import_module(f"timm_asap.{new}")
-            # `timm_asap.convert` and `timm_asap.reparameterize` stay the functions
-            globals().setdefault(old, sys.modules[f"timm_asap.{old}"])
 
 
 if not reads_flags_first():

@@ -10,9 +10,16 @@ from pyautoattack.square import SquareAttack
 from torch import nn
 
 import timm_asap
-from timm_asap.adversarial import PixelModel, check_adversarial
+from timm_asap.adversarial import (
+    ATTACKS,
+    AttackSpec,
+    PixelModel,
+    check_adversarial,
+    masking_attacks,
+    masking_warnings,
+    run_attack,
+)
 from timm_asap.errors import UserError
-from timm_asap.evaluation.attacks import ATTACKS, AttackSpec, masking_attacks, masking_warnings, run_attack
 
 EPS = 0.04
 BY_PYAUTOATTACK = ("apgd-ce", "square", "autoattack")

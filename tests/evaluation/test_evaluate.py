@@ -8,12 +8,11 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from tests.support.tiny_evaluation import QUICK, evaluate, record_of, write_model
-from timm_asap.adversarial import PixelModel
+from timm_asap.adversarial import AttackSpec, PixelModel, run_attack
 from timm_asap.cli import main
 from timm_asap.data import load_dataset
 from timm_asap.evaluation import EvaluateConfig, corrupt
 from timm_asap.evaluation import evaluate as evaluate_config
-from timm_asap.evaluation.attacks import AttackSpec, run_attack
 from timm_asap.evaluation.measurements import AttackCell, CorruptionCell
 from timm_asap.evaluation.models import open_model
 from timm_asap.evaluation.shift import ShiftSpec, shift_consistency

@@ -83,9 +83,9 @@ def send(hub, folder, monkeypatch):
     if not any(place.iterdir()):
         folder_of_bundle[place] = make_bundle(run, place, REPO)
     bundle = folder_of_bundle[place]
-    monkeypatch.setattr("timm_asap.hub.publish.make_bundle", lambda *args: bundle)
-    monkeypatch.setattr("timm_asap.hub.publish.load", lambda name: None)
-    monkeypatch.setattr("timm_asap.hub.publish.sample_logits", lambda model: bundle.logits)
+    monkeypatch.setattr("timm_asap.hub.publishing.make_bundle", lambda *args: bundle)
+    monkeypatch.setattr("timm_asap.hub.publishing.load", lambda name: None)
+    monkeypatch.setattr("timm_asap.hub.publishing.sample_logits", lambda model: bundle.logits)
     return lambda **options: publish(run, REPO, **options)
 
 

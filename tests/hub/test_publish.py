@@ -15,7 +15,7 @@ from timm_asap.commands.publish import main
 from timm_asap.errors import UserError
 from timm_asap.hub import publish
 from timm_asap.hub.checks import sample_logits
-from timm_asap.hub.publish import verify
+from timm_asap.hub.publishing import verify
 
 REPO = "you/test_resnet_asap.idx"
 SENT = {

@@ -19,7 +19,7 @@ REPO = "you/net"
 def run(tmp_path, monkeypatch):
     # that a run is fit, and comes back as it went, is tested elsewhere
     monkeypatch.setattr("timm_asap.hub.bundle.check_run", lambda run: torch.zeros(4, 4))
-    monkeypatch.setattr("timm_asap.hub.publish.verify", lambda *args: None)
+    monkeypatch.setattr("timm_asap.hub.publishing.verify", lambda *args: None)
     return publishable_run(tmp_path)
 
 

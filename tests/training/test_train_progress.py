@@ -68,12 +68,12 @@ def test_a_long_epoch_says_through_a_pipe_how_far_it_is(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(display.time, "perf_counter", lambda: now[0])
-    display = ProgressDisplay(epochs=2, steps_per_epoch=10, batch_size=8)
-    with display:
-        display.begin_epoch(0)
+    shown = ProgressDisplay(epochs=2, steps_per_epoch=10, batch_size=8)
+    with shown:
+        shown.begin_epoch(0)
         for step in range(1, 11):
             now[0] += 13
-            display.show_step(0, step, loss=1.5, accuracy=40.0)
+            shown.show_step(0, step, loss=1.5, accuracy=40.0)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[1] for line in lines] == ["step 3/10", "step 6/10", "step 9/10"]
     assert lines[0].endswith("accuracy  40.00 %  1 images/s  about 91 s left of the epoch")

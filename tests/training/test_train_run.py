@@ -51,10 +51,10 @@ def finished(data_dir, tmp_path_factory):
     return folder, models[-1]
 
 
-def _remember(models, export):
+def _remember(models, write):
     def remember(plan, model, folder):
         models.append(model)
-        export(plan, model, folder)
+        write(plan, model, folder)
 
     return remember
 

@@ -17,6 +17,7 @@ import numpy as np
 import test_hub_answers as answers
 import test_model_config as configs
 import timm
+import timm_asap.hub.publish
 import torch
 from PIL import Image
 from test_data_images import MALFORMED, TURNED, encoded, exif_block, noise
@@ -28,7 +29,6 @@ from trials.runs import Trials
 
 import timm_asap.demo.predictions
 import timm_asap.hub.bundle
-import timm_asap.hub.publish
 import timm_asap.zoo.hub_client
 from tests.support.hub_server import HubServer
 from tests.support.publishable_run import publishable_run
@@ -94,9 +94,9 @@ class Strangers:
 
         def before() -> None:
             as_user()
-            timm_asap.hub.publish.make_bundle = lambda *args: self.bundle
-            timm_asap.hub.publish.load = lambda name: None
-            timm_asap.hub.publish.sample_logits = lambda model: self.bundle.logits
+            timm_asap.hub.publishing.make_bundle = lambda *args: self.bundle
+            timm_asap.hub.publishing.load = lambda name: None
+            timm_asap.hub.publishing.sample_logits = lambda model: self.bundle.logits
 
         return run(timm_asap_program, ["publish", self.run, "--repo", answers.REPO, *words], before)
 

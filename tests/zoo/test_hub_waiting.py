@@ -49,8 +49,8 @@ def send(hub, ready, monkeypatch):
     run, folder = ready
     if not any(folder.iterdir()):
         _made.append(make_bundle(run, folder, REPO))
-    monkeypatch.setattr("timm_asap.hub.publish.make_bundle", lambda *args: _made[0])
-    monkeypatch.setattr("timm_asap.hub.publish.verify", lambda *args: None)
+    monkeypatch.setattr("timm_asap.hub.publishing.make_bundle", lambda *args: _made[0])
+    monkeypatch.setattr("timm_asap.hub.publishing.verify", lambda *args: None)
     return lambda **options: publish(run, REPO, **options)
 
 

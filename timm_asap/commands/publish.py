@@ -12,7 +12,7 @@ from timm_asap.command_line import Folder, Name, metavar, parse
 from timm_asap.text import as_text
 
 if TYPE_CHECKING:
-    from timm_asap.hub.publish import Published
+    from timm_asap.hub.publishing import Published
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     # torch and timm: not for the help
     from timm_asap.hub.bundle import CARD
     from timm_asap.hub.edits import EditedOnHubError
-    from timm_asap.hub.publish import publish
+    from timm_asap.hub.publishing import publish
 
     try:
         done = publish(

@@ -11,11 +11,10 @@ from typing import Annotated, Any, ClassVar
 
 import tyro
 
-from timm_asap.adversarial import NORMS, parse_eps
+from timm_asap.adversarial import ATTACKS, NORMS, parse_eps
 from timm_asap.command_line import File, Folder, Name, metavar
 from timm_asap.data.load import DataSource
 from timm_asap.errors import UserError, check_seed, unknown_name
-from timm_asap.evaluation.attacks import ATTACKS
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 
 __all__ = ["ACTIONS", "MEASURES", "SHIFTS", "EvaluateConfig"]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from timm_asap._io import as_json, cut_path, remove, replace_file, sync_file, write_json
-from timm_asap.evaluation.attacks import masking_warnings
+from timm_asap.adversarial import masking_warnings
 from timm_asap.evaluation.config import EvaluateConfig, as_file_name
 from timm_asap.evaluation.corruptions import corrupt
 from timm_asap.evaluation.jobs import Job

@@ -17,9 +17,9 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import nn
 
+from timm_asap.adversarial import AttackSpec, run_attack
 from timm_asap.data import Split
 from timm_asap.errors import UserError, first_line
-from timm_asap.evaluation.attacks import AttackSpec, run_attack
 from timm_asap.evaluation.corruptions import corrupt
 from timm_asap.evaluation.models import Batch
 from timm_asap.evaluation.shift import ShiftSpec, shift_consistency

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from timm_asap.adversarial import AttackSpec, masking_attacks
 from timm_asap.errors import UserError
-from timm_asap.evaluation.attacks import AttackSpec, masking_attacks
 from timm_asap.evaluation.config import MEASURES, EvaluateConfig
 from timm_asap.evaluation.corruptions import approximation
 from timm_asap.evaluation.corruptions.apply import SMALLEST_SIDE

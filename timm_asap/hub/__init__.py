@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from timm_asap.hub.card import write_card
     from timm_asap.hub.checks import check_card
     from timm_asap.hub.onnx_export import export_onnx
-    from timm_asap.hub.publish import Published, publish
+    from timm_asap.hub.publishing import Published, publish
     from timm_asap.zoo import load
 
 __all__ = ["Published", "check_card", "export_onnx", "load", "publish", "write_card"]
@@ -17,11 +17,11 @@ __all__ = ["Published", "check_card", "export_onnx", "load", "publish", "write_c
 __getattr__ = lazy_names(
     __name__,
     {
-        "Published": "timm_asap.hub.publish",
+        "Published": "timm_asap.hub.publishing",
         "check_card": "timm_asap.hub.checks",
         "export_onnx": "timm_asap.hub.onnx_export",
         "load": "timm_asap.zoo",
-        "publish": "timm_asap.hub.publish",
+        "publish": "timm_asap.hub.publishing",
         "write_card": "timm_asap.hub.card",
     },
 )

@@ -1,8 +1,8 @@
 """The matrices by tensor arithmetic: how they enter a graph that leaves this process.
 
-Eager code multiplies by cached constants (`timm_asap.ops.resample`), which would tie a graph to one image size. Arithmetic
-on the size is what every tracer follows: `torch.export` with a free height and width, and `torch.jit.trace`, so that
-both ONNX exporters write files that take any size. It costs some thousand cosines and one gather for each size.
+Eager code multiplies by cached constants (`timm_asap.ops.resample`), which would tie a graph to one image size.
+Arithmetic on the size is what every tracer follows: `torch.export` with a free height and width, and `torch.jit.trace`,
+so that both ONNX exporters write files that take any size. It costs some thousand cosines and one gather for each size.
 """
 
 from __future__ import annotations

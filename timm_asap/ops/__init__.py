@@ -1,0 +1,1 @@
+"""The operator: numbers in, matrices out, and no FFT in a network."""
