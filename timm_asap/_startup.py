@@ -1,13 +1,8 @@
-"""How the package's own programs start, and how they are stopped.
+"""Start and stop of the package's own programs, `timm-asap` and `train.py`.
 
-Whether this process is one of the package's own programs, which read their flags before they load torch and timm.
-
-Ctrl-C while a program of this package is still being imported is one line, with nothing of torch's or NumPy's in it.
-
-A KeyboardInterrupt in the middle of an import leaves libraries half made, and what they then raise is anything. Nothing
-has been written by then, so the program ends at once instead.
-
-Stopping a program from outside: SIGINT and SIGTERM alike, politely once, at once when they come again.
+They read their flags before they load torch and timm. Ctrl-C during those imports ends the program at once with one
+line: a KeyboardInterrupt in the middle of an import leaves libraries half made, and nothing has been written by then.
+Later, SIGINT and SIGTERM alike ask the program to stop at the next good moment, and end it when they come again.
 """
 
 from __future__ import annotations

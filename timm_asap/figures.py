@@ -1,4 +1,4 @@
-"""How every picture of this package looks, and how it reaches the disk."""
+"""The style of every plot of this package, and how it reaches the disk."""
 
 from __future__ import annotations
 

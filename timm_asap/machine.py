@@ -1,6 +1,4 @@
-"""What the machine allows: threads of a CPU, and memory.
-
-How many threads a network gets on a CPU: measured, for small networks and busy machines do best with few.
+"""What the machine allows: threads of a CPU, measured, and memory, estimated.
 
 PyTorch takes a thread per core. The threads of a small network wait for each other at every layer; where other programs
 hold a core, all of them wait for the one that has none. On two cores with ten other programs, a training step of

@@ -1,4 +1,4 @@
-"""What a run was made with: command, versions, hardware and data, as run.json records them."""
+"""What produced a result: command, versions, hardware and data, as run.json and evaluation.json record them."""
 
 from __future__ import annotations
 

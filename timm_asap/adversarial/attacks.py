@@ -1,13 +1,8 @@
-"""FGSM and PGD, the classifier of pixels that they attack, and the mode that it is in.
+"""FGSM and PGD in batches, and the classifier of pixels that they attack.
 
-FGSM and PGD, in batches.
-
-The caller chooses the model's mode and hands in a model of pixels, such as `PixelModel` in evaluation mode. Gradients
-are taken with respect to the images alone: no parameter's `.grad` is touched.
-
-A classifier that takes pixels, so that an attack works on what an attacker would change.
-
-The state that a model is attacked in, put back afterwards.
+The caller chooses the model's mode and hands in a model of pixels, such as `PixelModel` in evaluation mode, so that an
+attack works on what an attacker would change. Gradients are taken with respect to the images alone: no parameter's
+`.grad` is touched.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""Runs one attack on one batch, AutoAttack's included, and checks the result.
+"""Runs one attack on a batch and checks the result; APGD, Square and AutoAttack as their authors package them.
 
-APGD, Square and AutoAttack as their authors package them, with what `pyautoattack` 0.2.0 does not put back.
-
-Attacks one batch and checks what came of it.
+What `pyautoattack` 0.2.0 changes and does not put back is put back here.
 """
 
 from __future__ import annotations

@@ -1,11 +1,4 @@
-"""Options of attacks: eps as people write it, adversarial training, and the attacks of an evaluation.
-
-Reads eps as people write it: 8/255.
-
-What adversarial training can be told, with the field's defaults.
-
-Which attack, how strong and how long.
-"""
+"""Configuration of attacks: eps as people write it (8/255), adversarial training, and the attacks of an evaluation."""
 
 from __future__ import annotations
 

@@ -1,9 +1,4 @@
-"""Forward passes on noise: what a network samples before conversion, and whether it still aliases after.
-
-Proves on noise that a converted network samples nothing above the cut, site by site.
-
-One forward pass before conversion: what downsamples, on which maps, and at what cost.
-"""
+"""Forward passes on noise: what a network samples before conversion, and a proof that it aliases nothing after."""
 
 from __future__ import annotations
 

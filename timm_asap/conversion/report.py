@@ -1,9 +1,4 @@
-"""What a walk over a network finds at a module, and what a conversion did, layer by layer.
-
-What a conversion did, site by site: data, to print, to test against, and to repeat it from.
-
-What a walk over a network found at one module, before it is converted.
-"""
+"""The report of a conversion, layer by layer: data to print, to test against, and to repeat the conversion from."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Random changes to training images: augmentation of one, mixup and cutmix of two.
-
-Which random changes training makes to an image.
-
-Mixup and cutmix: blends of two images and of their labels, by timm's `Mixup`.
+"""Random changes to training images: augmentation of one, mixup and cutmix of two by timm's `Mixup`.
 
 Reference: H. Zhang et al., "mixup: Beyond Empirical Risk Minimization" (arXiv:1710.09412); S. Yun et al., "CutMix"
 (arXiv:1905.04899).

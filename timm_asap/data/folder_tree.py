@@ -1,8 +1,6 @@
-"""What lies in a folder of images or of files that hold many each, and what is left out and why.
+"""The files in a data set's folder: images, or files that hold many each (Parquet, Arrow, csv, WebDataset).
 
-What lies in a folder of images, and what of it is left out and why.
-
-Local files that hold many images each (Parquet, Arrow, csv, WebDataset), and the split that each is of.
+What is left out is counted, with the reason.
 """
 
 from __future__ import annotations

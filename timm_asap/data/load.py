@@ -1,11 +1,4 @@
-"""From a data set's name, or the flags of a command, to its splits.
-
-The embedded data set: scikit-learn's 1,797 scans of handwritten digits.
-
-From a data set's name to its splits.
-
-Which data a command works with: the same flags for training, evaluation and healing.
-"""
+"""From a data set's name, or the flags of a command, to its splits; scikit-learn's digits are embedded."""
 
 from __future__ import annotations
 

@@ -3,8 +3,6 @@
 Shuffling and augmentation are drawn per epoch and looked up by sample: a sample looks the same whatever the
 batch size and the number of worker or training processes, and a run that resumes within an epoch
 (`accelerate.skip_first_batches`) sees what it would have seen.
-
-What a loader fetches: normalised samples whose augmentation depends on seed, epoch and sample alone.
 """
 
 from __future__ import annotations

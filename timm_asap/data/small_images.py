@@ -1,11 +1,7 @@
-"""Batches of small images: random changes, and from bytes to what the network takes.
-
-Random changes to batches of small images: drawn for many samples at once, then looked up by sample.
+"""Batches of small images: random changes, drawn for many samples at once and looked up by sample, then normalization.
 
 Reference: Z. Zhong et al., "Random Erasing Data Augmentation" (arXiv:1708.04896), with timm's ranges of area and
 ratio and its rule that only rectangles shorter than the image on both sides count.
-
-From batches of small images to what the network takes.
 """
 
 from __future__ import annotations

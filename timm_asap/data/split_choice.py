@@ -1,8 +1,6 @@
-"""Which split of a data set is trained on and which is measured on, and samples held out where there is none.
+"""The splits to train and to measure on, and samples held out where a data set has none to measure on.
 
-Samples set aside: to measure on where a data set has no test split, and to choose by, which no test split is for.
-
-Which split of a data set is trained on, which one is measured on, and what is left.
+Samples are also held out to select the best epoch by: no test split is for that.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""A data set here: two splits, class names and normalization; and what becomes of images that cannot be read.
-
-What a data set is here: two splits, the names of its classes, and how its pixels are normalised.
-
-Images that cannot be read: reported, or counted over all worker processes with one warning.
-"""
+"""Image data sets: two splits, the names of the classes, the normalization, and how unreadable images are treated."""
 
 from __future__ import annotations
 

@@ -1,13 +1,9 @@
-"""The rows of a stream, in an order drawn from the seed and the epoch, and the samples made of them.
-
-The rows of a stream in an order drawn from the seed and the epoch, and the state to go on from in the middle of it.
+"""The rows of a stream in an order drawn from the seed and the epoch, and the samples made of them.
 
 The shuffle buffer of `datasets` forgets what it held when its state is saved, so a resumed run would see other
 images. Here the rows are drawn from blocks instead: a block's rows are those that follow its beginning, so the state
 is where the block begins and how many of its rows were given away. A row is read for each that is given away; at no
-time more rows are held than the buffer's size.
-
-Samples of a stream: decoded and transformed, a batch at a time.
+time are more rows held than the buffer's size. Samples are decoded and transformed a batch at a time.
 """
 
 from __future__ import annotations

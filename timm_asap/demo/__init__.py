@@ -1,4 +1,4 @@
-"""The demo: a picture, what corrupts it, and what an alias-free network and its plain twin make of it."""
+"""The demo: an image, its corruptions, and the predictions of an alias-free network and its plain twin side by side."""
 
 import os
 from typing import TYPE_CHECKING

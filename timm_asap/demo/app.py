@@ -1,8 +1,6 @@
-"""The demo's page, in Gradio, which keeps the server's folders out of what it sends.
+"""The demo's page, in Gradio.
 
-Keeps the server's folders out of what it sends: Gradio names its files by their whole paths.
-
-The demo's page, in Gradio.
+Gradio names its files by their whole paths: the server's folders are kept out of what it sends.
 """
 
 from __future__ import annotations

@@ -1,13 +1,4 @@
-"""What the page shows for an image: predictions of both networks, what aliases, and the example images.
-
-From a picture file to what both networks take, and back to what a page shows.
-
-What aliases at the downsampling sites of both networks: a figure, and a sentence on each.
-
-What the page shows for a picture: the function behind the demo, without Gradio.
-
-The example pictures of the demo, from what scikit-learn bundles, or from a folder.
-"""
+"""What the demo shows for an image, without Gradio: predictions of both networks, what aliases, example images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tells models apart: differences of their records with intervals, paired by image where they can be."""
+"""Differences of models' records with intervals, paired by image where they can be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evaluation can be told: one dataclass gives the flags and their help."""
+"""The configuration of an evaluation: one dataclass gives the flags and their help."""
 
 from __future__ import annotations
 

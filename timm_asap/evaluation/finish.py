@@ -1,9 +1,4 @@
-"""What an evaluation writes at its end: the record, the predictions for each image, and the plots.
-
-What an evaluation leaves behind: the record, what each image did, and the plots.
-
-The plots of an evaluation, drawn once its record stands.
-"""
+"""What an evaluation writes at its end: the record, the predictions for each image, and the plots."""
 
 from __future__ import annotations
 

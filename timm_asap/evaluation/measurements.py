@@ -1,8 +1,6 @@
 """The measurements of an evaluation, and their sharding and reduction over processes.
 
-The measurements: each knows its place in the record and what it does with a batch.
-
-One process or several: sharding of the batches, and the reduction of what they measured.
+Each knows its place in the record and what it does with a batch.
 """
 
 from __future__ import annotations

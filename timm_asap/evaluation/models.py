@@ -1,9 +1,4 @@
-"""The model to measure, by name, and its images as pixels in [0, 1].
-
-The model to measure, by name: the network, how its pixels are prepared, and what it calls its classes.
-
-The images as a network takes them: pixels in [0, 1], in batches that are the same for every process.
-"""
+"""The model to measure, by name, and its images: pixels in [0, 1], in batches that are the same for every process."""
 
 from __future__ import annotations
 

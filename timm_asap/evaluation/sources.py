@@ -1,8 +1,6 @@
 """The images to measure on: a data set by name, or a robustness set on disk.
 
-Robustness sets that are images on disk: ImageNet-C, CIFAR-10-C, and folders of classes, read as they are.
-
-The images to measure on, by the name of the data set.
+ImageNet-C, CIFAR-10-C and folders of classes are read as they are.
 """
 
 from __future__ import annotations

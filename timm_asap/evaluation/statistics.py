@@ -1,9 +1,4 @@
-"""Confidence intervals, and the mean corruption error.
-
-How far a measured share, or a difference of two, may be from what more images would show.
-
-The mean corruption error against a reference model.
-"""
+"""Confidence intervals of a measured fraction or of a difference of two, and the mean corruption error."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
-"""Fidelity to the plain network, and the report of what healing did to it.
+"""Fidelity: how close a network's predictions are to those of the plain network that it was made of.
 
-Fidelity: how close the predictions of a network are to those of the plain network that it was made of.
-
-Agreement is no accuracy: the plain network may be wrong, and its twin wrong with it. No labels are needed.
-
-What healing did: data, to print or to test against.
+Agreement is no accuracy: the plain network may be wrong, and its twin wrong with it. No labels are needed. The report
+of what healing did holds the fidelity before and after.
 """
 
 from __future__ import annotations

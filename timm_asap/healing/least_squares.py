@@ -1,9 +1,4 @@
-"""The inputs of a convolution as the rows of a linear system, and ridge least squares from its Gram matrix.
-
-Ridge least squares from Gram matrices: rows in, a correction of the weights out.
-
-The inputs of a convolution as the rows of a linear system, one row for each output position.
-"""
+"""Ridge least squares for a convolution: its inputs as the rows of a linear system, one for each output position."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""The plain network and its twin with the same weights: by name, of a converted network, and blended.
-
-The plain network that a converted one was made of.
-
-A trained network and its alias-free twin with the same weights, by name.
-
-From the plain network to its twin by degrees: each alias-free layer blended with the plain layer it was made of.
-"""
+"""The plain network and its twin with the same weights: by name, of a converted network, and blended by degrees."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Checks before anything is sent: of the run, and of its card.
+"""Checks before anything is sent to the Hub: of the run, and of its card.
 
-What has to hold of a run before anything of it is sent: complete, finite, and its records speak of these weights.
-
-Whether the front matter of a card says the same after a trip through YAML, as the Hub will read it.
+A run must be complete and finite, and its records must speak of the same weights. The card's front matter must say the
+same after a trip through YAML, as the Hub will read it.
 """
 
 from __future__ import annotations

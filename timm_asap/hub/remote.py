@@ -1,8 +1,6 @@
 """A repository on the Hub, as publishing sees it, and what publishing would change in it.
 
-What publishing would change in a repository, and what of that somebody else wrote there.
-
-A repository on the Hub, as publishing sees it: what the client raises is one line, what it gives is checked.
+What the client raises is one line, what it gives is checked; files that somebody else wrote there are told apart.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
-"""Checkpoint files, and the states of the random generators that they hold.
-
-Resumable state in safetensors files: tensors as tensors, all else as JSON in the header, no pickle.
+"""Checkpoints: safetensors files of tensors, with all else as JSON in the header, and no pickle.
 
 The name of a checkpoint holds its optimizer step and the beginning of its SHA-256: name and content change in one
-rename, and a damaged file is known by its name alone.
-
-The states of every random generator that training draws from, as tensors and plain values.
+rename, and a damaged file is known by its name alone. The states of the random generators are tensors and plain values.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""The configuration of a training run: one dataclass gives the flags, the help and the YAML recipes.
-
-What a training run can be told: one dataclass gives the flags, the help and the YAML recipes.
-
-Recipes: YAML files of the fields of `TrainConfig`, some of which ship with the package.
-"""
+"""The configuration of a training run: one dataclass gives the flags, the help and the YAML recipes."""
 
 from __future__ import annotations
 

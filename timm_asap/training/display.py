@@ -1,11 +1,4 @@
-"""What a run shows: progress, learning curves, experiment trackers.
-
-What a run shows: a bar on a terminal, elsewhere a line every so often, and a line per epoch everywhere.
-
-The learning curves of a run, from its metrics.jsonl.
-
-Experiment trackers, through accelerate.
-"""
+"""What a run shows: a bar on a terminal, elsewhere a line every so often; learning curves; experiment trackers."""
 
 from __future__ import annotations
 

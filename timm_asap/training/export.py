@@ -1,9 +1,4 @@
-"""What a run leaves in its folder: the exported model, checkpoints, records and plots.
-
-The trained model in the layout of timm and the Hugging Face Hub: model.safetensors and config.json.
-
-What a run leaves in its folder as it goes: checkpoints, the exported model, records and plots.
-"""
+"""What a run writes to its folder: the exported model in the layout of timm and the Hub, checkpoints, records, plots."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""Training, read from top to bottom: start, then for each epoch train, measure, record, save; at the end, test.
+"""Training, read from top to bottom: start, then for each epoch train, measure, record, save.
 
-The end of a run: what the weights that it leaves behind reach on the test split.
-
-Training, read from top to bottom: start, then for each epoch train, measure, record, save.
+At the end, the weights that the run leaves behind are measured on the test split.
 """
 
 from __future__ import annotations

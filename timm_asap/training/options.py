@@ -1,19 +1,4 @@
-"""Options of a training run, one dataclass per concern; `TrainConfig` is all of them together.
-
-How flags are spelled and refused.
-
-Which data a run trains on.
-
-Which network a run trains, and which one teaches it.
-
-How the weights are optimized: optimizer, schedule, loss, averaging.
-
-How training images are changed at random.
-
-Whether a run trains on adversarial images, and which.
-
-How a run computes, and what it keeps and reports.
-"""
+"""Options of a training run, one dataclass per concern; `TrainConfig` is all of them together."""
 
 from __future__ import annotations
 

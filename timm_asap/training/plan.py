@@ -1,4 +1,4 @@
-"""All that a run needs before its first step, put together and tried out before anything is written."""
+"""All that a run needs before its first step, loaders included, tried out before anything is written."""
 
 from __future__ import annotations
 

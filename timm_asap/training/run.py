@@ -1,8 +1,6 @@
 """What every part of the training loop works with, and how a checkpoint holds and restores it.
 
-What every part of the training loop works with.
-
-What a checkpoint of a run holds, and putting it back: bit-equally where the number of processes is the same.
+Restoring is bit-equal where the number of processes is the same.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""The parts of a run: network and teacher, optimizer and schedule.
+"""The network that a run trains and the one that teaches it, and timm's optimizers and schedules by name.
 
-The network that a run trains and the one that teaches it, built and tried out before anything is written.
-
-timm's optimizers and schedules, by name.
+Each is built and tried out before anything is written.
 """
 
 from __future__ import annotations

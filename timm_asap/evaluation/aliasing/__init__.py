@@ -1,4 +1,4 @@
-"""How much each downsampling site of a network aliases: measured, tabled."""
+"""How much each downsampling layer of a network aliases: the measurement and its table."""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,6 @@
-"""The energy that aliases in a map that a layer samples, and the map itself where the layer filters before it samples.
+"""The spectrum of a map that a layer samples: what lies above the new Nyquist frequency, and what of it folds back.
 
-The spectrum of a map that a stride samples: what lies above the new Nyquist frequency, and what of it folds back.
-
-What a pool samples: its input after the filter, or the maximum, that it takes around every sample.
+Where a layer filters before it samples, as average and blur pools do, the map is its input after the filter.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""How much each downsampling layer of a network aliases, over images, and the table of it.
-
-How much each downsampling site of a network aliases, over images.
-
-The aliasing of several models, site by site, as a table for the terminal.
-"""
+"""Aliasing of each downsampling layer of a network, over images, and the table of several models."""
 
 from __future__ import annotations
 

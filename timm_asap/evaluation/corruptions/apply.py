@@ -1,9 +1,4 @@
-"""Corrupts a batch of images, once what is asked for is checked.
-
-Says in one line what is wrong with a request to corrupt images, before any work.
-
-Corrupts a batch of images: what is asked for is checked, the images are prepared, and each piece is worked on.
-"""
+"""Corrupts a batch of images: the request is checked in one line each, the images prepared, each piece corrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the record says where a corruption is not the published one."""
+"""Where a corruption is not the published one: what the record says of it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Digital corruptions: brightness, contrast, saturation, pixels, JPEG and an elastic transform.
 
-Digital corruptions: brightness, contrast, saturation, pixels, JPEG and an elastic transform.
-
-The elastic transform: a random affine map, then a smooth random displacement of every pixel.
+The elastic transform is a random affine map, then a smooth random displacement of every pixel.
 """
 
 from __future__ import annotations

@@ -1,16 +1,13 @@
 """What corruptions are made of: random numbers of an image, Gaussian filters, a zoom, motion blur.
 
-Random numbers that depend on the image alone, not on who asks for them, in what order, or how many at a time.
+Random numbers depend on the image alone, not on who asks for them, in what order, or how many at a time. Philox is a
+counter-based generator: its key selects one of 2^128 streams. Half the key is a hash of (seed, corruption, severity),
+the other half the image's number in its split.
 
-Philox is a counter-based generator: its key selects one of 2^128 streams. Half the key is a hash of (seed, corruption,
-severity), the other half the image's number in its split.
+Sums over neighbors are written as shifted slices added in a fixed order: the same bits come out whatever the batch
+size, where a matrix product or a convolution may sum in another order, and a last bit may move a pixel by one level.
 
 Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
-
-What several corruptions are made of: Gaussian filters, a zoom into the middle, motion blur.
-
-Sums over neighbours are written as shifted slices added in a fixed order: the same bits come out whatever the batch
-size, where a matrix product or a convolution may sum in another order, and a last bit may move a pixel by one level.
 """
 
 from __future__ import annotations

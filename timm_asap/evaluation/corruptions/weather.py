@@ -1,16 +1,11 @@
 """Weather: snow, fog, frost and spatter.
 
-Weather: snow and fog. Frost has a module of its own.
+Frost is a picture of ice over the image: the published photographs where they are installed, else drawn crystals. The
+photographs ship with the package `imagecorruptions` 1.1.2 (Apache-2.0; `pip install --no-deps imagecorruptions`), whose
+code no longer imports; its files are located, never imported.
 
-Frost: a picture of ice over the image. The published photographs where they are installed, else drawn crystals.
-
-The photographs ship with the package `imagecorruptions` 1.1.2 (Apache-2.0; `pip install --no-deps imagecorruptions`),
-whose code no longer imports. Its files are located, never imported.
-
-Spatter: drops of water, or splashes of mud, on the lens.
-
-The published code builds water from OpenCV's Canny edges, its 5 x 5 distance transform, box blurs and histogram
-equalisation, on 8-bit images; here are those steps, in batches.
+Spatter is drops of water, or splashes of mud, on the lens. The published code builds water from OpenCV's Canny edges,
+its 5 x 5 distance transform, box blurs and histogram equalization, on 8-bit images; here are those steps, in batches.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of evaluation records: figures drawn without pyplot, saved as PNGs in full or not at all."""
+"""Plots of evaluation records: figures drawn without pyplot, saved as PNGs in full or not at all."""
 
 from timm_asap.evaluation.plots.aliasing import draw_aliasing, draw_spectra
 from timm_asap.evaluation.plots.overview import SheetCell, draw_contact_sheet, draw_summary, save_plots

@@ -1,11 +1,4 @@
-"""Plots of a whole evaluation: the summary, images with predictions, and every plot in a folder.
-
-All that was measured, at a glance.
-
-Images side by side, with what a model answers to each.
-
-Every picture that evaluation records have the results for, as PNGs in a folder.
-"""
+"""Plots of a whole evaluation: the summary, images with predictions, and every plot in a folder."""
 
 from __future__ import annotations
 

@@ -1,13 +1,4 @@
-"""Accuracy under corruptions, attacks and shifts.
-
-What the pictures ask of evaluation records.
-
-Accuracy by corruption and severity.
-
-Robust accuracy over the size of the perturbation.
-
-Shift consistency over the distance.
-"""
+"""Plots of accuracy by corruption and severity, by the size of the perturbation, and by the distance of a shift."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the weights come from that a run started with."""
+"""The weights that a run started from: their name, source and license."""
 
 from __future__ import annotations
 

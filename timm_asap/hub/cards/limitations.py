@@ -1,4 +1,4 @@
-"""What is not known of a model: a card says it as plainly as what is."""
+"""The limitations of a model: a card states what is not known as plainly as what is."""
 
 from __future__ import annotations
 

@@ -1,10 +1,6 @@
-"""The front matter of a card, the license of its weights, and whom to cite.
+"""The typed front matter of a card, which the Hub reads; the license of its weights; and whom to cite.
 
-Whom to cite: the paper, timm, and the data where their authors are known here.
-
-The license of a model's weights: that of the weights it started from, or the trainer's choice.
-
-The typed front matter of a card, which the Hub reads.
+The license is that of the weights that the training started from, or the trainer's choice.
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""The records of a run that its card is made of, each of the type that is expected.
-
-The types of what a card takes from run.json and result.json: a file that somebody changed is refused by its key.
-
-The records of a run that its card is made of.
-"""
+"""The records of a run that its card is made of, each of the type expected: a changed file is refused by its key."""
 
 from __future__ import annotations
 

@@ -1,11 +1,4 @@
-"""The results of a card: accuracy, corruptions, attacks, shifts and aliasing.
-
-Tables and numbers as a card writes them.
-
-What a model does with clean and with corrupted images, as tables of its card.
-
-What a model does with attacked and shifted images, where it aliases, and what tells it from a baseline.
-"""
+"""The results of a card as tables: accuracy, corruptions, attacks, shifts, aliasing, and a baseline's difference."""
 
 from __future__ import annotations
 

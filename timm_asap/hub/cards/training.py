@@ -1,4 +1,4 @@
-"""How the weights were made, as sentences."""
+"""How the weights were trained, as sentences of a card."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a card is written by hand, and survives when the card is made anew."""
+"""User-edited sections of a card, which stay when the card is made anew."""
 
 from __future__ import annotations
 
