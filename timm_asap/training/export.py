@@ -1,4 +1,4 @@
-"""What a run writes to its folder: the exported model in the layout of timm and the Hub, checkpoints, records, plots."""
+"""What a run writes to its folder: the exported model, as timm and the Hub lay it out, checkpoints, records, plots."""
 
 from __future__ import annotations
 
