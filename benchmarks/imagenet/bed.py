@@ -16,7 +16,7 @@ from torch import nn
 
 from timm_asap.evaluation.corruptions import CORRUPTIONS, corrupt
 from timm_asap.healing import Fidelity
-from timm_asap.healing.adapt import imagenet_names
+from timm_asap.healing.adapt_plan import imagenet_names
 
 __all__ = ["KNOWN", "TestBed", "cut_crops", "known_pictures"]
 

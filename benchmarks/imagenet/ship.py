@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from benchmarks.imagenet.bed import KNOWN
 from timm_asap._io import write_text
 from timm_asap.errors import UserError
-from timm_asap.healing.adapt import imagenet_names
+from timm_asap.healing.adapt_plan import imagenet_names
 from timm_asap.hub import write_card
 from timm_asap.training.run_folder import ADAPTATION
 from timm_asap.zoo.shipped import WEIGHTS, model_cards

@@ -16,7 +16,8 @@ from timm.layers.cond_conv2d import CondConv2d
 from torch import nn
 
 from timm_asap.conversion.filtering import Filtered
-from timm_asap.conversion.watch import Operation, tensors_of, watch
+from timm_asap.conversion.operations import Operation
+from timm_asap.conversion.watch import tensors_of, watch
 from timm_asap.ops.spectral import window_weights
 
 __all__ = [

@@ -14,6 +14,7 @@ from torch import nn
 from timm_asap.conversion.check import Observation, check_conversion, observe, observe_on_meta
 from timm_asap.conversion.functional import Options
 from timm_asap.conversion.geometry import Geometry, multiply_adds
+from timm_asap.conversion.operations import Operation
 from timm_asap.conversion.report import ConversionReport, DownsamplingLayer, Found, described, row_of
 from timm_asap.conversion.rewrite import AliasFreeCalls, call_of, calls_in
 from timm_asap.conversion.saving import repeat_conversion
@@ -28,7 +29,7 @@ from timm_asap.conversion.sites import (
 )
 from timm_asap.conversion.strided import AsapLayer, AsapSpec, attach, detach, is_converted, keeps_sizes, plain_class
 from timm_asap.conversion.upsampling import find_upsampling
-from timm_asap.conversion.watch import Operation, module_at
+from timm_asap.conversion.watch import module_at
 from timm_asap.errors import unknown_name
 from timm_asap.ops.spectral import as_boundary, as_window
 

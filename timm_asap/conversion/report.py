@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from timm_asap.conversion.geometry import Geometry
+from timm_asap.conversion.operations import Operation
 from timm_asap.conversion.rewrite import Call
 from timm_asap.conversion.strided import AsapLayer, plain_class
-from timm_asap.conversion.watch import Operation
 
 __all__ = ["ConversionReport", "DownsamplingLayer", "Found", "as_record", "described", "row_of"]
 

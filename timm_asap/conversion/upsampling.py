@@ -12,10 +12,10 @@ from torch import nn
 from timm_asap.conversion.check import Observation
 from timm_asap.conversion.functional import Options
 from timm_asap.conversion.geometry import upsampling_geometry
+from timm_asap.conversion.operations import Operation
 from timm_asap.conversion.report import DownsamplingLayer, Found, described, row_of
 from timm_asap.conversion.rewrite import AliasFreeCalls, call_of, calls_in
 from timm_asap.conversion.strided import AsapLayer, LowPassedAfter, PoolTransposed, is_converted, plain_class
-from timm_asap.conversion.watch import Operation
 
 __all__ = ["find_upsampling"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from dataclasses import asdict, dataclass, replace
@@ -12,21 +11,17 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator, DistributedType
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
-from timm_asap import data
 from timm_asap._io import cut_path, read_json, write_json
 from timm_asap.command_line import flag
-from timm_asap.data.unlabelled import load_images
 from timm_asap.errors import UserError
 from timm_asap.healing.adapt_config import AdaptConfig
+from timm_asap.healing.adapt_plan import load_network_pair, load_unlabelled, make_adapt_plan, steps_in_minutes
 from timm_asap.healing.fidelity import Fidelity, Outputs, compare_outputs, outputs_of
 from timm_asap.healing.heal import heal
-from timm_asap.healing.pair import Blend, load_pair, plain_copy
-from timm_asap.healing.refit import converted_convolutions
+from timm_asap.healing.pair import Blend
 from timm_asap.provenance import run_facts
-from timm_asap.training.config import TrainConfig
 from timm_asap.training.display import learning_curves
 from timm_asap.training.epoch import Stopped, start_sums, train_epoch
 from timm_asap.training.export import export_model, save_checkpoint
@@ -34,21 +29,15 @@ from timm_asap.training.plan import Plan, build_test_loader
 from timm_asap.training.run import Run
 from timm_asap.training.run_folder import ADAPTATION, RunFolder
 from timm_asap.training.start import start_run
-from timm_asap.zoo import AsapOptions, create_model
+from timm_asap.zoo import AsapOptions
 
 __all__ = ["AdaptConfig", "AdaptResult", "adapt", "run_adaptation"]
 
 # Where a continued run may differ from what it was started as.
 _MAY_CHANGE_ON_RESUME = frozenset({"output", "data_dir", "images", "num_workers", "skip_unreadable"})
 
-_DEFAULT_MINUTES = 30.0
-_MEASUREMENTS = 10
-"""Fidelity is measured, and the state saved, so many times over a run."""
 
 _REFIT_IMAGES = 320
-_TIMED_STEPS = 3
-_LOADING_TAKES = 1.25
-"""A step with its images takes so many times what the networks take; measured on two CPU cores at 160 pixels."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +112,10 @@ def run_adaptation(
     folder.check(resume=config.resume, overwrite=config.overwrite)
     config = _as_it_was_started(config, folder) if config.resume else config
     starts = not (config.resume and folder.checkpoints.files())
-    pair = _load_networks(config, network)
-    dataset = _load_images(config, pair, tensor)
-    config = replace(config, steps=config.steps or _steps_in(config, pair, dataset), minutes=None)
-    plan = _make_plan(config, pair, dataset)
+    pair = load_network_pair(config, network)
+    dataset = load_unlabelled(config, pair, tensor)
+    config = replace(config, steps=config.steps or steps_in_minutes(config, pair, dataset), minutes=None)
+    plan = make_adapt_plan(config, pair, dataset)
     held_out = _HeldOut(plan)
     try:
         before = held_out.fidelity(pair.twin)
@@ -158,218 +147,6 @@ def run_adaptation(
         if not stopped and after is None:  # a finished run was continued
             after = held_out.fidelity(run.network_on_cpu())
         return _finish(config, run, stopped, before, after, network)
-
-
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """The networks: what the teacher is called, the teacher, and the twin that learns."""
-
-    name: str
-    plain: nn.Module
-    twin: nn.Module
-
-
-def _load_networks(config: AdaptConfig, network: nn.Module | None) -> _Pair:
-    if network is not None:
-        if not converted_convolutions(network):
-            raise UserError("model: expected a converted network; convert it first, with timm_asap.convert")
-        if not hasattr(network, "pretrained_cfg"):
-            raise UserError("model: expected a network of timm, whose pretrained_cfg says how to save it")
-        twin, plain, name = network, plain_copy(network), config.model
-    else:
-        if not config.model:
-            raise UserError("MODEL is missing: timm-asap adapt MODEL --images DIR")
-        plain, twin = load_pair(config.model, config.asap_kwargs)
-        plain, name = plain_copy(twin) if plain is None else plain, cut_path(config.model)
-    if not twin.num_classes:
-        raise UserError(f"{config.model} has no classifier, and so no predictions to agree with")
-    if config.teacher is not None:
-        plain = create_model(config.teacher, kind="teacher", pretrained=True)
-        name = cut_path(config.teacher)
-        if plain.num_classes != twin.num_classes:
-            raise UserError(
-                f"--teacher {config.teacher} has {plain.num_classes} classes, {config.model} has {twin.num_classes}: "
-                "expected the same ones; leave --teacher out to learn from the plain network"
-            )
-    for kind, model in (("the teacher", plain), ("the model", twin)):
-        if not all(value.isfinite().all() for value in model.state_dict().values()):
-            raise UserError(f"{config.model}: the weights of {kind} hold NaN or infinity; get them anew")
-    return _Pair(name, plain.eval().requires_grad_(False), twin)
-
-
-def _load_images(config: AdaptConfig, pair: _Pair, tensor: torch.Tensor | None) -> data.ImageDataset:
-    own = pair.twin.pretrained_cfg
-    channels, *size = own["input_size"]
-    if tensor is not None:
-        dataset = _of_tensor(tensor, pair.twin)
-    elif config.images is not None:
-        if channels != 3:
-            raise UserError(f"--images holds colour images, {config.model} takes {channels} channels: give --dataset")
-        dataset = load_images(
-            config.images, max(size), held_out=config.held_out, skip_unreadable=config.skip_unreadable
-        )
-    elif config.dataset is not None:
-        dataset = data.load_dataset(
-            config.dataset,
-            config.data_dir,
-            image_key=config.image_key,
-            label_key=config.label_key,
-            skip_unreadable=config.skip_unreadable,
-        )
-        if dataset.image_size[0] != channels:
-            raise UserError(
-                f"{config.dataset} has {dataset.image_size[0]} channels, {config.model} takes {channels}: give others"
-            )
-        if not isinstance(dataset.test, data.TensorSplit):
-            dataset = replace(dataset, image_size=(channels, *size))
-    else:
-        raise UserError("no images: give --images DIR, or --dataset NAME as train.py takes it")
-    names = own.get("label_names") or imagenet_names(pair.twin)
-    return replace(dataset, label_names=tuple(names or map(str, range(pair.twin.num_classes))))
-
-
-def _of_tensor(images: torch.Tensor, twin: nn.Module) -> data.ImageDataset:
-    """Normalised images as a data set, a fifth held out."""
-    if images.ndim != 4 or not images.is_floating_point():
-        raise UserError(f"images: expected a float tensor (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
-    if len(images) < 5 or not images.isfinite().all():
-        raise UserError(f"images: expected 5 or more, none of them with NaN; got {len(images)}")
-    own = twin.pretrained_cfg
-    mean, std = (torch.tensor(own[name]).view(-1, 1, 1) for name in ("mean", "std"))
-    pixels = ((images.cpu().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
-    aside = len(pixels) // 5
-    train, test = (
-        data.TensorSplit(pixels[part], torch.zeros(len(part), dtype=torch.int64))
-        for part in (order[aside:].sort().values, order[:aside].sort().values)
-    )
-    return data.ImageDataset(
-        name="tensor",
-        label_names=(),
-        train=train,
-        test=test,
-        test_name="held-out images",
-        mean=tuple(own["mean"]),
-        std=tuple(own["std"]),
-        image_size=tuple(pixels.shape[1:]),
-        source=f"{len(pixels):,} images without labels",
-    )
-
-
-def imagenet_names(model: nn.Module) -> list[str] | None:
-    """Names of the classes of an ImageNet model, each once."""
-    subset = infer_imagenet_subset(model)
-    if subset is None:
-        return None
-    info = ImageNetInfo(subset)
-    names = info.label_descriptions(as_dict=False)
-    short = [name.split(",")[0] for name in names]
-    return [
-        name if short.count(name) == 1 else f"{name} ({synset})"
-        for name, synset in zip(short, info.label_names(), strict=True)
-    ]
-
-
-def _steps_in(config: AdaptConfig, pair: _Pair, dataset: data.ImageDataset) -> int:
-    """How many steps the minutes allow, from timing a few on the device that trains."""
-    minutes = config.minutes or _DEFAULT_MINUTES
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    size = _train_size(config, dataset)
-    images = torch.zeros(config.batch_size, *size, device=device)
-    twin, plain = (model.to(device, memory_format=torch.channels_last).eval() for model in (pair.twin, pair.plain))
-    times = []
-    for _ in range(_TIMED_STEPS):
-        began = time.perf_counter()
-        with torch.no_grad():
-            plain(images)
-        loss = twin(images).float().square().mean()
-        grads = torch.autograd.grad(loss, [p for p in twin.parameters() if p.requires_grad], allow_unused=True)
-        float(next(g for g in grads if g is not None).sum())  # waits for the device
-        times.append(time.perf_counter() - began)
-    for model in (twin, plain):
-        model.to("cpu", memory_format=torch.contiguous_format)
-    steps = max(1, round(60 * minutes / (min(times) * _LOADING_TAKES)))
-    if os.environ.get("RANK", "0") == "0":
-        print(
-            f"{minutes:g} minutes: {steps:,} steps of about {60 * minutes / steps:.2f} s; --steps sets another number"
-        )
-    return steps
-
-
-def _train_size(config: AdaptConfig, dataset: data.ImageDataset) -> tuple[int, int, int]:
-    if isinstance(dataset.train, data.TensorSplit):
-        return dataset.image_size
-    channels, height, width = dataset.image_size
-    side = config.train_image_size or max(64, round(0.7 * min(height, width) / 32) * 32)
-    return channels, side, side
-
-
-def _make_plan(config: AdaptConfig, pair: _Pair, dataset: data.ImageDataset) -> Plan:
-    own = pair.twin.pretrained_cfg
-    small = isinstance(dataset.train, data.TensorSplit)
-    if small and (config.train_image_size is not None):
-        raise UserError("--train-image-size is for large images: those of this data set are taken as they are")
-    parts = min(_MEASUREMENTS, config.steps)
-    steps_per_part = -(-config.steps // parts)
-    parts = -(-config.steps // steps_per_part)
-    repeats = -(-steps_per_part * config.batch_size // len(dataset.train))
-    if repeats > 1:  # an epoch here is a part of the run, and may show an image many times, each time changed anew
-        dataset = replace(dataset, train=dataset.train.select(torch.arange(len(dataset.train)).repeat(repeats)))
-    settings = TrainConfig(
-        model=pair.twin.pretrained_cfg["architecture"],
-        dataset=config.dataset or "imagefolder",
-        output=str(config.run_folder),
-        epochs=parts,
-        steps_per_epoch=steps_per_part,
-        batch_size=config.batch_size,
-        opt="adamw",
-        lr=config.lr,
-        weight_decay=0.0,
-        warmup_epochs=min(0.5, parts / 2),
-        clip_grad=5.0,
-        freeze_bn=True,
-        mixup=config.mixup,
-        teacher=pair.name,
-        teacher_weight=1.0,
-        teacher_temperature=1.0,
-        teacher_features=config.features,
-        mixed_precision=config.mixed_precision,
-        channels_last=True,
-        num_workers=config.num_workers,
-        seed=config.seed,
-        checkpoint_steps=max(1, steps_per_part // 4),
-        resume=config.resume,
-        overwrite=config.overwrite,
-    )
-    augment = data.default_augment(dataset.name)
-    if not small:
-        augment = data.AugmentConfig(horizontal_flip=True, crop_scale=(config.crop_scale, 1.0))
-    return Plan(
-        config=settings,
-        dataset=dataset,
-        model=pair.twin,
-        teacher=pair.plain,
-        input_size=dataset.image_size,
-        train_size=_train_size(config, dataset),
-        mean=tuple(own["mean"]),
-        std=tuple(own["std"]),
-        interpolation=own["interpolation"],
-        crop_pct=1.0 if small else own["crop_pct"],
-        augment=augment,
-        labelled=False,
-        lr_scales=_sizes_of_weights(pair),
-    )
-
-
-def _sizes_of_weights(pair: _Pair) -> dict[str, float]:
-    """The root mean square of each tensor of weights: what a learning rate is a share of.
-
-    AdamW moves every weight by about the learning rate. In a mobile network the tensors' sizes differ a hundredfold,
-    and a rate that moves the large ones destroys the small ones.
-    """
-    sizes = {name: p.detach().double().square().mean().sqrt().item() for name, p in pair.twin.named_parameters()}
-    usual = sum(sizes.values()) / len(sizes)
-    return {name: size or usual for name, size in sizes.items()}
 
 
 class _HeldOut:
