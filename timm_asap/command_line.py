@@ -321,7 +321,7 @@ def _group_names(options: type, flags: Sequence[_Flag]) -> list[str]:
 
 
 def _concern(owner: type) -> str:
-    """`ModelOptions` holds the flags of the group "model", `DataSource` those of "data"."""
+    """`ModelOptions` holds the flags of the group "model", `DataConfig` those of "data"."""
     return owner.__name__.removesuffix("Options").removesuffix("Source").lower()
 
 

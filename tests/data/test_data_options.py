@@ -14,8 +14,8 @@ from tests.support.tiny_evaluation import evaluate, record_of, write_model
 from tests.support.tiny_run import main as train_main
 from timm_asap.cli import main
 from timm_asap.data import LazySplit, load_dataset
+from timm_asap.data.config import DataConfig
 from timm_asap.data.folder_tree import find_data_files, match_files
-from timm_asap.data.load import DataSource
 from timm_asap.errors import UserError
 
 COMMANDS = {
@@ -31,7 +31,7 @@ def test_every_command_has_the_same_data_flags(command, capsys):
         COMMANDS[command](["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for name in DataSource.__dataclass_fields__:
+    for name in DataConfig.__dataclass_fields__:
         assert f"--{name.replace('_', '-')}" in text
     assert "corrupt INT" not in text
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from timm_asap._startup import importing, own_program
 from timm_asap.command_line import parse
-from timm_asap.healing.adapt_config import AdaptConfig
+from timm_asap.training.adapt_options import AdaptConfig
 
 
 def main(argv: Sequence[str]) -> None:

@@ -10,12 +10,12 @@ import tyro
 
 from timm_asap._startup import importing, own_program
 from timm_asap.command_line import STEM, Boundary, Folder, Layout, Model, Name, Stem, Window, parse
-from timm_asap.data.load import DataSource
+from timm_asap.data.config import DataConfig
 from timm_asap.errors import UserError, check_seed
 
 
 @dataclass(frozen=True)
-class HealOptions(DataSource):
+class HealOptions(DataConfig):
     """Swap the strides of a trained network, and repair it with the training images of a data set, without labels."""
 
     sections: ClassVar = {

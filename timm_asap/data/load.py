@@ -1,17 +1,14 @@
-"""From a data set's name, or the flags of a command, to its splits; scikit-learn's digits are embedded."""
+"""From a data set's name to its splits; scikit-learn's digits are embedded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 
 from timm_asap._renamed import takes_older_keywords
-from timm_asap.command_line import Folder, JsonList, Name, metavar
 from timm_asap.data.columns import CLASS_ORDERS
 from timm_asap.data.huggingface import load_huggingface, load_measured
 from timm_asap.data.idx import load_fashion_mnist, load_idx
@@ -150,44 +147,3 @@ def load_dataset(
     else:
         dataset = load_huggingface(name, data_dir, skip_unreadable=skip_unreadable, seed=seed, **options)
     return hold_out_validation(dataset, val_share, seed) if val_share else dataset
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSource:
-    """The images, and which of them are used."""
-
-    dataset: Name = "digits"
-    """digits (ships with scikit-learn), fashion_mnist and idx (IDX files), imagefolder (a folder per class), parquet,
-    arrow, csv or webdataset files, a folder, or an image data set of the Hugging Face Hub such as uoft-cs/cifar10."""
-    data_dir: Folder | None = None
-    """Folder that holds the files of the data set."""
-    image_key: Name | None = None
-    """Column that holds the images; by default the only one that does."""
-    label_key: Name | None = None
-    """Column that holds the labels; by default the only one that does."""
-    train_split: Name | None = None
-    """Split to train on; by default train."""
-    test_split: Name | None = None
-    """Split to measure on; by default test or validation, or a fifth held out of the training images."""
-    num_classes: int | None = None
-    """Number of classes, where labels are numbers without names that are not all read: of streams, and of the Hub."""
-    label_names: JsonList = None
-    """Names of the classes in the order of their numbers, as JSON, where the data have none: '["cat", "dog"]'."""
-    class_order: Annotated[str, metavar("natural|alphabetical")] | None = None
-    """Number the classes by their names, natural (class2 before class10, as timm does) or alphabetical (as torchvision
-    does); by default as the data set does, folders alphabetically."""
-    skip_unreadable: bool = False
-    """Leave out images that cannot be read, with a warning, instead of stopping."""
-
-    def load_data(self, **more: Any) -> ImageDataset:
-        """The data set.
-
-        Args:
-            more: Further arguments of `load_dataset`.
-
-        Raises:
-            UserError: As `load_dataset` does.
-        """
-
-        given = {name: getattr(self, name) for name in DataSource.__dataclass_fields__ if name != "dataset"}
-        return load_dataset(self.dataset, **given, **more)

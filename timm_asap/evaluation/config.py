@@ -13,7 +13,7 @@ import tyro
 
 from timm_asap.adversarial import ATTACKS, NORMS, parse_eps
 from timm_asap.command_line import File, Folder, Name, metavar
-from timm_asap.data.load import DataSource
+from timm_asap.data.config import DataConfig
 from timm_asap.errors import UserError, check_seed, unknown_name
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS
 
@@ -45,7 +45,7 @@ ACTIONS = frozenset(
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(DataSource):
+class EvaluateConfig(DataConfig):
     """Measure how robust trained models are: clean, corrupted, attacked, shifted, aliased."""
 
     sections: ClassVar = {

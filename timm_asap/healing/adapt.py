@@ -16,12 +16,12 @@ from torch import nn
 from timm_asap._io import cut_path, read_json, write_json
 from timm_asap.command_line import flag
 from timm_asap.errors import UserError
-from timm_asap.healing.adapt_config import AdaptConfig
 from timm_asap.healing.adapt_plan import load_network_pair, load_unlabelled, make_adapt_plan, steps_in_minutes
 from timm_asap.healing.fidelity import Fidelity, Outputs, compare_outputs, outputs_of
 from timm_asap.healing.heal import heal
 from timm_asap.healing.pair import Blend
 from timm_asap.provenance import run_facts
+from timm_asap.training.adapt_options import AdaptConfig
 from timm_asap.training.display import learning_curves
 from timm_asap.training.epoch import Stopped, start_sums, train_epoch
 from timm_asap.training.export import export_model, save_checkpoint

@@ -14,9 +14,9 @@ from timm_asap import data
 from timm_asap._io import cut_path
 from timm_asap.data.unlabelled import load_images
 from timm_asap.errors import UserError
-from timm_asap.healing.adapt_config import AdaptConfig
 from timm_asap.healing.pair import load_pair, plain_copy
 from timm_asap.healing.refit import converted_convolutions
+from timm_asap.training.adapt_options import AdaptConfig
 from timm_asap.training.config import TrainConfig
 from timm_asap.training.plan import Plan
 from timm_asap.zoo import create_model

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from timm_asap.adversarial import AdversarialConfig, parse_eps
 from timm_asap.command_line import Model, Name, flag, metavar, spelled_as_json
-from timm_asap.data.load import DataSource
+from timm_asap.data.config import DataConfig
 from timm_asap.errors import UserError, check_seed, unknown_name
 
 
@@ -61,7 +61,7 @@ JsonObject = Annotated[dict[str, Any], spelled_as_json("JSON-OBJECT", lambda val
 
 
 @dataclass(frozen=True)
-class DataOptions(DataSource):
+class DataOptions(DataConfig):
     """The images, and which of them are held out."""
 
     val_share: float = 0.0
