@@ -46,7 +46,6 @@ _NOW = {
     "adversarial.config": "adversarial.eps evaluation.attacks.spec",
     "adversarial.losses": "adversarial.training",
     "adversarial.masking": "evaluation.attacks.masking",
-    "training.adapt_options": "training.options.adapt",
     "training.checkpoint": "training.checkpoints training.random_state",
     "training.config": "training.recipe",
     "training.display": "training.progress training.plots training.tracking",
