@@ -39,7 +39,11 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision,
-        "model": {"name": cut_path(plan.config.model), "parameters": plan.parameters, "input_size": plan.input_size},
+        "model": {
+            "name": cut_path(plan.config.model),
+            "parameters": plan.parameters,
+            "input_size": plan.pixels.input_size,
+        },
         "data": {
             "name": Path(data.name).name if hub_id is None else data.name,
             "hub_id": hub_id,

@@ -94,7 +94,7 @@ def lay_out(folder: Path, name: str, record: StudyRecord, data_dir: Path) -> dic
         "hardware": by["hardware"],
         "processes": 1,
         "precision": config.mixed_precision,
-        "model": {"name": config.model, "parameters": opened.parameters, "input_size": opened.input_size},
+        "model": {"name": config.model, "parameters": opened.parameters, "input_size": opened.pixels.input_size},
         "data": {
             "name": "fashion_mnist",
             "hub_id": "zalando-datasets/fashion_mnist",
@@ -122,7 +122,7 @@ def lay_out(folder: Path, name: str, record: StudyRecord, data_dir: Path) -> dic
     }
     ids = _sample_ids(data.test.labels)
     content = compose(
-        model=describe_model(opened, opened.input_size) | {"name": study["run"]},
+        model=describe_model(opened) | {"name": study["run"]},
         data={
             **{key: facts["data"][key] for key in ("name", "hub_id", "source", "classes")},
             "split": data.test_name,

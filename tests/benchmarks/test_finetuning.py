@@ -37,9 +37,9 @@ def plan(photos, *words):
 
 def test_a_small_network_sees_photographs_at_its_own_size(photos):
     found = plan(photos, "--model", SMALL, "--pretrained")
-    assert found.input_size == found.train_size == (3, 32, 32)
+    assert found.pixels.input_size == found.train_size == (3, 32, 32)
     # one channel's mean for each of three: timm repeats the first convolution's weights over them
-    assert (found.mean, found.std) == ((0.2187,) * 3, (0.3316,) * 3)
+    assert (found.pixels.mean, found.pixels.std) == ((0.2187,) * 3, (0.3316,) * 3)
     (note,) = [note for note in found.config.notes if "as the weights" in note]
     assert note == (
         f"images of 32 x 32 pixels, mean 0.2187, std 0.3316: as the weights of {SMALL} were trained (--image-size)"
@@ -48,7 +48,7 @@ def test_a_small_network_sees_photographs_at_its_own_size(photos):
 
 def test_a_size_that_was_typed_stays(photos):
     found = plan(photos, "--model", SMALL, "--pretrained", "--image-size", "48")
-    assert found.input_size == (3, 48, 48)
+    assert found.pixels.input_size == (3, 48, 48)
     (note,) = [note for note in found.config.notes if "as the weights" in note]
     assert note.startswith("images of 48 x 48 pixels, mean 0.2187")
     assert "--image-size" not in note
@@ -56,7 +56,7 @@ def test_a_size_that_was_typed_stays(photos):
 
 def test_random_weights_see_what_the_data_have(photos):
     found = plan(photos, "--model", SMALL.partition(".")[0])
-    assert found.input_size == (3, 224, 224)
+    assert found.pixels.input_size == (3, 224, 224)
     assert not [note for note in found.config.notes if "as the weights" in note]
 
 
@@ -73,8 +73,8 @@ def test_small_images_keep_their_size(tmp_path):
     data_dir = write_images(tmp_path / "idx")
     words = ["--dataset", "idx", "--data-dir", str(data_dir), "--batch-size", "8", "--model", SMALL, "--pretrained"]
     found = make_plan(parse(words))
-    assert found.input_size == (1, 32, 32)
-    assert found.mean == (0.2187,)
+    assert found.pixels.input_size == (1, 32, 32)
+    assert found.pixels.mean == (0.2187,)
     (note,) = [note for note in found.config.notes if "as the weights" in note]
     assert note.startswith("mean 0.2187, std 0.3316: as the weights")
 

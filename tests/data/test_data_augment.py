@@ -7,6 +7,7 @@ from PIL import Image
 from test_data_loader import Rows, by_sample, one_pass
 
 from timm_asap.data import AugmentConfig, LazySplit, TensorSplit, build_loader, set_epoch
+from timm_asap.data.config import PixelConfig
 from timm_asap.data.small_images import draw_boxes, draw_noise, erase
 from timm_asap.data.splits import large_dataset, small_dataset
 from timm_asap.errors import UserError
@@ -126,7 +127,11 @@ def test_erased_noise_is_normal(small):
     split = TensorSplit(torch.full((2000, 1, 32, 32), 128, dtype=torch.uint8), torch.zeros(2000, dtype=torch.int64))
     data = small_dataset("flat", ("a",), split, split, test_name="test", source="")
     augment = AugmentConfig(re_prob=1.0, re_mode="pixel")
-    images, _ = one_pass(build_loader(split, data, 100, training=True, augment=augment, mean=(128 / 255,), std=(0.5,)))
+    images, _ = one_pass(
+        build_loader(
+            split, data, 100, training=True, augment=augment, pixels=PixelConfig(mean=(128 / 255,), std=(0.5,))
+        )
+    )
     noise = images[images.abs() > 1e-6]
     assert noise.mean().abs() < 0.01
     assert abs(noise.std() - 1) < 0.01
@@ -184,9 +189,7 @@ def test_three_augment_greys_solarizes_or_blurs(large):
         6,
         training=True,
         augment=AugmentConfig(three_augment=True, color_jitter=0.0),
-        input_size=(3, 48, 48),
-        mean=(0.0,) * 3,
-        std=(1.0,) * 3,
+        pixels=PixelConfig(input_size=(3, 48, 48), mean=(0.0,) * 3, std=(1.0,) * 3),
     )
     grey = 0
     for epoch in range(6):

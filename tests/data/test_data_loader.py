@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision.transforms import functional as tv
 
 from timm_asap.data import AugmentConfig, LazySplit, TensorSplit, build_loader, set_epoch
+from timm_asap.data.config import PixelConfig
 from timm_asap.data.small_images import draw_shifts_and_flips, shift_and_flip
 from timm_asap.data.splits import large_dataset, small_dataset
 from timm_asap.errors import UserError
@@ -206,7 +207,9 @@ def test_iterating_leaves_the_global_generators_alone(data, large):
 
 def test_other_input_sizes(data):
     size = (3, 64, 48)
-    images, _ = one_pass(build_loader(data.test, data, 8, training=False, input_size=size, mean=(0,), std=(1,)))
+    images, _ = one_pass(
+        build_loader(data.test, data, 8, training=False, pixels=PixelConfig(input_size=size, mean=(0,), std=(1,)))
+    )
     assert images.shape[1:] == size
     expected = data.test.images.float().mean(dim=(2, 3)) / 255
     torch.testing.assert_close(images.mean(dim=(2, 3)), expected, atol=5e-3, rtol=0)
@@ -215,7 +218,9 @@ def test_other_input_sizes(data):
 def test_grey_images_for_a_colour_network():
     split = TensorSplit(torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8), torch.arange(4))
     data = small_dataset("grey", tuple("abcd"), split, split, test_name="test", source="noise")
-    loader = build_loader(split, data, 4, training=False, input_size=(3, 32, 32), mean=(0.0, 0.5, 0.0), std=(1, 1, 2))
+    loader = build_loader(
+        split, data, 4, training=False, pixels=PixelConfig(input_size=(3, 32, 32), mean=(0.0, 0.5, 0.0), std=(1, 1, 2))
+    )
     images, _ = one_pass(loader)
     grey = split.images[:, 0] / 255
     assert torch.equal(images, torch.stack([grey, grey - 0.5, grey / 2], dim=1))
@@ -280,7 +285,9 @@ def test_skipped_batches_leave_the_same_rest(data, accelerator, kind):
 
 
 def test_large_images_come_at_the_input_size(large):
-    images, labels = one_pass(build_loader(large.test, large, 4, training=False, input_size=(3, 96, 96)))
+    images, labels = one_pass(
+        build_loader(large.test, large, 4, training=False, pixels=PixelConfig(input_size=(3, 96, 96)))
+    )
     assert images.shape == (6, 3, 96, 96)
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64
@@ -316,4 +323,4 @@ def test_an_image_that_breaks_later_is_named_in_one_line(large, num_workers):
 
 def test_large_images_have_three_channels(large):
     with pytest.raises(UserError, match="'photos' has 3 channels per image, the network takes 1"):
-        build_loader(large.train, large, 2, training=True, input_size=(1, 224, 224))
+        build_loader(large.train, large, 2, training=True, pixels=PixelConfig(input_size=(1, 224, 224)))

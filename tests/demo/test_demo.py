@@ -11,6 +11,7 @@ from PIL import Image
 from tests.support.demo_models import DIGITS, save_digits_twin, save_network
 from timm_asap import data
 from timm_asap.commands import demo as command
+from timm_asap.data.config import PixelConfig
 from timm_asap.data.images import ImageFileError
 from timm_asap.demo import open_pair, predict, predictions
 from timm_asap.demo.predictions import CLEAN, corruption_names, read_pixels, write_examples
@@ -82,7 +83,7 @@ def test_an_example_is_what_an_evaluation_would_show(small, large, digit, tmp_pa
     digits = data.load_dataset("digits")
     position = int(torch.nonzero(digits.test.labels == 3)[0])
     split = digits.test.select(torch.tensor([position]))
-    loader = data.build_loader(split, digits, 1, training=False, mean=(0.0,), std=(1.0,))
+    loader = data.build_loader(split, digits, 1, training=False, pixels=PixelConfig().without_normalization())
     assert torch.equal(read_pixels(digit, small), next(iter(loader))[0])
 
     photograph = write_examples(large, tmp_path)[0][0]
@@ -95,11 +96,7 @@ def test_an_example_is_what_an_evaluation_would_show(small, large, digit, tmp_pa
         photographs,
         1,
         training=False,
-        input_size=large.input_size,
-        mean=(0.0,),
-        std=(1.0,),
-        interpolation=large.interpolation,
-        crop_pct=large.crop_pct,
+        pixels=large.pixels.without_normalization(),
     )
     torch.testing.assert_close(read_pixels(photograph, large), next(iter(loader))[0], atol=1e-6, rtol=0)
 
@@ -121,11 +118,11 @@ def test_pictures_of_every_kind(kind, size, small, large, tmp_path):
     pair = small if size == "small" else large
     PICTURES[kind].save(tmp_path / "picture.png")
     pixels = read_pixels(tmp_path / "picture.png", pair)
-    assert pixels.shape == (1, *pair.input_size)
+    assert pixels.shape == (1, *pair.pixels.input_size)
     assert pixels.dtype == torch.float32
     # transparent shows white; 102 of 255 and 26214 of 65535 are the same grey
     level = 1.0 if kind == "transparent" else 0.4
-    height, width = pair.input_size[1:]
+    height, width = pair.pixels.input_size[1:]
     seen = pixels.max() if kind == "tiny" else pixels[0, 0, height // 2, width // 2]
     # a single pixel on its frame of zeros fades where it is enlarged
     assert seen.item() == pytest.approx(level, abs=0.15 if kind == "tiny" else 1e-6)

@@ -85,7 +85,7 @@ def test_the_record_says_what_was_measured_of_what_on_what(evaluated, model_fold
 def test_every_number_is_what_the_model_does(evaluated, model_folder):
     """Each entry against the parts that it is made of, called one image set at a time."""
     opened = open_model(str(model_folder))
-    model = PixelModel(opened.network, opened.mean, opened.std).eval()
+    model = PixelModel(opened.network, opened.pixels.mean, opened.pixels.std).eval()
     right, metadata = per_image(evaluated)
     assert metadata["weights_sha256"] == opened.weights_sha256
     test = load_dataset("digits").test

@@ -16,7 +16,7 @@ SYNSETS = ("n01440764", "n01443537", "n01484850")
 def classify(folder, images, classes):
     """The model's answers among some classes, for uint8 (N, H, W, 3) images."""
     opened = open_model(str(folder))
-    model = PixelModel(opened.network, opened.mean, opened.std).eval()
+    model = PixelModel(opened.network, opened.pixels.mean, opened.pixels.std).eval()
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     with torch.no_grad():
         return model(pixels)[:, classes].argmax(dim=1).numpy()

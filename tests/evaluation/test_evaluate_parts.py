@@ -7,6 +7,7 @@ from PIL import Image
 
 from tests.support.tiny_evaluation import write_model
 from timm_asap.data import TensorSplit, load_dataset
+from timm_asap.data.config import PixelConfig
 from timm_asap.data.labels import ChosenClasses, choose_classes, match_labels
 from timm_asap.data.splits import small_dataset
 from timm_asap.errors import UserError
@@ -117,7 +118,7 @@ def test_opening_a_model_changes_no_weight(tmp_path):
 
 
 def batches_of(dataset, split, positions, batch_size, size, **changes):
-    settings = {"input_size": size, "interpolation": "bicubic", "crop_pct": 1.0, "device": torch.device("cpu")}
+    settings = {"pixels": PixelConfig(input_size=size, crop_pct=1.0), "device": torch.device("cpu")}
     return PixelBatches(dataset, split, positions, batch_size, **settings | changes)
 
 

@@ -6,6 +6,7 @@ from timm_asap._startup import lazy_names
 
 if TYPE_CHECKING:
     from timm_asap.data.augment import AugmentConfig, MixupConfig, build_mixup, default_augment
+    from timm_asap.data.config import DataConfig, PixelConfig
     from timm_asap.data.load import load_dataset
     from timm_asap.data.loader import build_loader, count_unreadable, set_epoch
     from timm_asap.data.splits import (
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 __all__ = [
     "PADDING_LABEL",
     "AugmentConfig",
+    "DataConfig",
     "ImageDataset",
     "LazySplit",
     "MixupConfig",
+    "PixelConfig",
     "Split",
     "StreamLoader",
     "StreamSplit",
@@ -44,9 +47,11 @@ __getattr__ = lazy_names(
     {
         "PADDING_LABEL": "timm_asap.data.splits",
         "AugmentConfig": "timm_asap.data.augment",
+        "DataConfig": "timm_asap.data.config",
         "ImageDataset": "timm_asap.data.splits",
         "LazySplit": "timm_asap.data.splits",
         "MixupConfig": "timm_asap.data.augment",
+        "PixelConfig": "timm_asap.data.config",
         "Split": "timm_asap.data.splits",
         "StreamLoader": "timm_asap.data.stream_loader",
         "StreamSplit": "timm_asap.data.splits",

@@ -1,14 +1,54 @@
-"""Which data a command works with: the same flags for training, evaluation and healing."""
+"""Which data a command works with, and how the pixels reach the network: each is passed whole, never field by field."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from timm_asap.command_line import Folder, JsonList, Name, metavar
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from timm_asap.data.splits import ImageDataset
+
+__all__ = ["DataConfig", "PixelConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """How images are prepared for a network: five entries of timm's `data_config`, by timm's names."""
+
+    input_size: tuple[int, int, int] | None = None
+    """(C, H, W) that the network takes; None: that of the data set."""
+    mean: tuple[float, ...] | None = None
+    """Mean per channel on the [0, 1] scale; None: that of the data set."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation per channel, likewise."""
+    interpolation: str = "bicubic"
+    """How large images are resized: "bilinear", "bicubic" or another of timm's names."""
+    crop_pct: float = 0.875
+    """Fraction of the side of a large test image that the center crop keeps."""
+
+    @classmethod
+    def of_model(cls, model: nn.Module) -> PixelConfig:
+        """What a model of timm says of itself in its `pretrained_cfg`."""
+        own = model.pretrained_cfg
+        return cls(
+            input_size=tuple(own["input_size"]),
+            mean=tuple(own["mean"]),
+            std=tuple(own["std"]),
+            interpolation=own["interpolation"],
+            crop_pct=own["crop_pct"],
+        )
+
+    def without_normalization(self) -> PixelConfig:
+        """The same images as pixels in [0, 1]."""
+        return replace(self, mean=(0.0,), std=(1.0,))
+
+    def data_config(self) -> dict[str, Any]:
+        """The entries as timm's `create_transform` and a model's `pretrained_cfg` take them."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

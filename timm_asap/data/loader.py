@@ -8,6 +8,7 @@ batch size and the number of worker or training processes, and a run that resume
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from timm_asap.data.augment import AugmentConfig, default_augment
+from timm_asap.data.config import PixelConfig
 from timm_asap.data.images import ImageFileError, cut_ends
 from timm_asap.data.seeds import derive_seed, global_generators_seeded
 from timm_asap.data.small_images import Changes, SmallTransform
@@ -173,14 +175,10 @@ def build_loader(
     *,
     training: bool,
     augment: AugmentConfig | None = None,
-    input_size: tuple[int, int, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    pixels: PixelConfig | None = None,
     seed: int = 0,
     num_workers: int = 0,
     drop_last: bool | None = None,
-    interpolation: str = "bicubic",
-    crop_pct: float = 0.875,
     steps_per_epoch: int | None = None,
     num_processes: int = 1,
     process_index: int = 0,
@@ -193,16 +191,11 @@ def build_loader(
         batch_size: Samples per batch and training process.
         training: Whether to shuffle and augment.
         augment: Random changes in training; by default those usual for the data set.
-        input_size: (C, H, W) that the network takes; the data set's own by default.
-        mean: Mean per channel on the [0, 1] scale; the data set's own by default. (0,) with std (1,) gives
-            plain pixels in [0, 1].
-        std: Standard deviation per channel, likewise.
+        pixels: How the images are prepared; by default as the data set says.
         seed: Seed of shuffling and augmentation.
         num_workers: Processes that decode and transform large images. Small ones never use any: handed over
             between processes they came eight times slower (25,000 a second instead of 200,000, 32 x 32 grey).
         drop_last: Leave out an incomplete last batch; by default in training, if there is a complete one.
-        interpolation: How large images are resized: "bilinear", "bicubic" or another of timm's names.
-        crop_pct: Share of the side of a large test image that the centre crop keeps.
         steps_per_epoch: Batches per epoch of a stream in training; by default a pass, if the length is known.
         num_processes: Processes that share a stream. Other splits are shared by `accelerate`, and take no notice.
         process_index: Of this process.
@@ -210,14 +203,16 @@ def build_loader(
     Raises:
         UserError: The sizes do not fit together, or the length of a stream is not known.
     """
-    input_size = tuple(input_size or dataset.image_size)
-    mean, std = mean or dataset.mean, std or dataset.std
+    pixels = pixels or PixelConfig()
+    input_size = tuple(pixels.input_size or dataset.image_size)
+    mean, std = pixels.mean or dataset.mean, pixels.std or dataset.std
+    pixels = replace(pixels, input_size=input_size, mean=mean, std=std)
     augment = augment or default_augment(dataset.name)
     _check_sizes(split, dataset, batch_size, input_size, mean, std)
     if isinstance(split, TensorSplit) or (isinstance(split, StreamSplit) and split.small is not None):
         transform = SmallTransform(augment if training else None, input_size, mean, std, seed)
     else:
-        transform = _large_transform(training, augment, input_size, mean, std, interpolation, crop_pct)
+        transform = _large_transform(training, augment, pixels)
     if isinstance(split, StreamSplit):
         if training and augment.repeats > 1:
             raise UserError("repeated augmentation needs images at random: leave --streaming or the repeats out")
@@ -272,17 +267,9 @@ def count_unreadable(loader: DataLoader | StreamLoader) -> int:
     return 0 if unreadable is None else unreadable.count
 
 
-def _large_transform(
-    training: bool,
-    augment: AugmentConfig,
-    input_size: tuple[int, int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    interpolation: str,
-    crop_pct: float,
-) -> Callable:
+def _large_transform(training: bool, augment: AugmentConfig, pixels: PixelConfig) -> Callable:
     transform = create_transform(
-        input_size,
+        **pixels.data_config(),
         is_training=training,
         train_crop_mode=augment.train_crop_mode,
         scale=augment.crop_scale,
@@ -293,10 +280,6 @@ def _large_transform(
         re_prob=augment.re_prob,
         re_mode=augment.re_mode,
         re_count=augment.re_count,
-        interpolation=interpolation,
-        mean=mean,
-        std=std,
-        crop_pct=crop_pct,
     )
     # the random resized crop cuts first and resizes then
     bounded = training and augment.train_crop_mode == "rrc"

@@ -14,6 +14,7 @@ from torch import nn
 
 from timm_asap.adversarial import PixelModel
 from timm_asap.conversion.convert import convert
+from timm_asap.data.config import PixelConfig
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.aliasing import SiteAliasing, measure_batch
 from timm_asap.evaluation.models import OpenedModel, open_model
@@ -60,22 +61,18 @@ class DemoPair:
         twin: The alias-free network.
         plain: The network with plain strides.
         same_weights: Whether both have the same weights: one of them then was trained with the strides of the other.
-        input_size: (C, H, W) of a picture.
-        interpolation: How large pictures are resized.
-        crop_pct: Share of the side of a large picture that the centre crop keeps.
+        pixels: How pictures are prepared.
     """
 
     twin: DemoModel
     plain: DemoModel
     same_weights: bool
-    input_size: tuple[int, int, int]
-    interpolation: str
-    crop_pct: float
+    pixels: PixelConfig
 
     @property
     def table(self) -> str:
         """Whose strengths the corruptions have: `"cifar"` up to 64 pixels a side, else `"imagenet"`."""
-        return resolve_table("auto", self.input_size)
+        return resolve_table("auto", self.pixels.input_size)
 
 
 def open_pair(model: str, plain: str | None = None) -> DemoPair:
@@ -104,7 +101,7 @@ def open_pair(model: str, plain: str | None = None) -> DemoPair:
         plain_model = _copy(twin, title, plain_copy(opened.network))
     if plain is not None:
         plain_model = _open_plain(plain, opened, twin)
-    pair = DemoPair(twin, plain_model, plain is None, opened.input_size, opened.interpolation, opened.crop_pct)
+    pair = DemoPair(twin, plain_model, plain is None, opened.pixels)
     _try_out(pair, model)
     return pair
 
@@ -112,16 +109,18 @@ def open_pair(model: str, plain: str | None = None) -> DemoPair:
 def _check(opened: OpenedModel) -> None:
     if opened.num_classes < 2:
         raise UserError(f"{opened.name} is no classifier: its num_classes is {opened.num_classes}")
-    if opened.input_size[0] not in (1, 3):
-        raise UserError(f"{opened.name} takes {opened.input_size[0]} channels: expected 1 or 3, as pictures have")
+    if opened.pixels.input_size[0] not in (1, 3):
+        raise UserError(
+            f"{opened.name} takes {opened.pixels.input_size[0]} channels: expected 1 or 3, as pictures have"
+        )
 
 
 def _open_plain(name: str, of_twin: OpenedModel, twin: DemoModel) -> DemoModel:
     opened = open_model(name)
     if opened.asap is not None:
         raise UserError(f"--plain {name} is alias-free itself: expected a network with plain strides")
-    if opened.input_size != of_twin.input_size:
-        sizes = (" x ".join(map(str, size)) for size in (of_twin.input_size, opened.input_size))
+    if opened.pixels.input_size != of_twin.pixels.input_size:
+        sizes = (" x ".join(map(str, size)) for size in (of_twin.pixels.input_size, opened.pixels.input_size))
         raise UserError("{} takes images of {}, and --plain {} of {}".format(of_twin.name, next(sizes), name, *sizes))
     model = _demo_model(opened)
     if sorted(model.class_names) != sorted(twin.class_names):
@@ -133,7 +132,7 @@ def _open_plain(name: str, of_twin: OpenedModel, twin: DemoModel) -> DemoModel:
 
 
 def _demo_model(opened: OpenedModel) -> DemoModel:
-    classifier = PixelModel(opened.network, opened.mean, opened.std).eval()
+    classifier = PixelModel(opened.network, opened.pixels.mean, opened.pixels.std).eval()
     return DemoModel(_title(opened), classifier, _class_names(opened), opened.folder)
 
 
@@ -166,10 +165,10 @@ def _class_names(opened: OpenedModel) -> tuple[str, ...]:
 
 def _try_out(pair: DemoPair, name: str) -> None:
     """One image through both networks: what does not fit says so only there."""
-    height, width = pair.input_size[1:]
+    height, width = pair.pixels.input_size[1:]
     for model in (pair.twin, pair.plain):
         try:
-            scores = model.probabilities(torch.zeros(1, *pair.input_size))
+            scores = model.probabilities(torch.zeros(1, *pair.pixels.input_size))
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise UserError(f"{name} cannot take images of {height} x {width} pixels: {first_line(error)}") from error
         if scores.shape != (1, len(model.class_names)):

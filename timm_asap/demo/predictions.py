@@ -63,19 +63,12 @@ def read_pixels(path: str | Path, pair: DemoPair) -> torch.Tensor:
     path = Path(path)
     # by its bytes: an error names the file, and not the folder that a server keeps it in
     picture = decode_image({"bytes": path.read_bytes(), "path": None}, path.name, _MAX_PIXELS)
-    picture = picture.convert("L" if pair.input_size[0] == 1 else "RGB")
+    picture = picture.convert("L" if pair.pixels.input_size[0] == 1 else "RGB")
     width, height = picture.size
     if max(width, height) <= SMALL_SIDE_PX:
         framed = frame_images(stack_images([picture], picture.size, picture.mode))
-        return SmallTransform(None, pair.input_size, (0.0,), (1.0,), seed=0)(framed, None)
-    transform = create_transform(
-        pair.input_size,
-        is_training=False,
-        interpolation=pair.interpolation,
-        mean=(0.0,),
-        std=(1.0,),
-        crop_pct=pair.crop_pct,
-    )
+        return SmallTransform(None, pair.pixels.input_size, (0.0,), (1.0,), seed=0)(framed, None)
+    transform = create_transform(**pair.pixels.without_normalization().data_config(), is_training=False)
     return transform(cut_ends(picture)).unsqueeze(0)
 
 
@@ -164,7 +157,7 @@ class Answer:
 
 def corruption_names(pair: DemoPair) -> list[str]:
     """What the page offers: nothing first, then the 19 corruptions; none where images are too small for them."""
-    small = min(pair.input_size[1:]) < SMALLEST_SIDE
+    small = min(pair.pixels.input_size[1:]) < SMALLEST_SIDE
     return [CLEAN] if small else [CLEAN, *CORRUPTIONS, *EXTRA_CORRUPTIONS]
 
 
@@ -191,7 +184,7 @@ def predict(pair: DemoPair, picture: str | Path | None, corruption: str = CLEAN,
     note = None
     if corruption != CLEAN:
         pixels = corrupt(pixels, corruption, severity, pair.table)
-        note = approximation(corruption, pair.table, pair.input_size[1:], pair.input_size[0])
+        note = approximation(corruption, pair.table, pair.pixels.input_size[1:], pair.pixels.input_size[0])
     twin, plain = (_likeliest(model, pixels) for model in (pair.twin, pair.plain))
     spectra, aliasing = compare_spectra(pair, pixels)
     verdict = _verdict(twin, plain) + (f" This {corruption.replace('_', ' ')} is approximate: {note}." if note else "")
@@ -244,7 +237,7 @@ def write_examples(pair: DemoPair, folder: Path, source: str | None = None) -> t
     if source is not None:
         found = _pictures_in(source)
         return [Path(shutil.copyfile(path, folder / path.name)) for path in found], ""
-    if max(pair.input_size[1:]) > SMALL_SIDE_PX:
+    if max(pair.pixels.input_size[1:]) > SMALL_SIDE_PX:
         bundled = files("sklearn.datasets.images")
         for name in _PHOTOGRAPHS:
             (folder / name).write_bytes((bundled / name).read_bytes())

@@ -54,7 +54,7 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
     measures = {result["measure"] for result in results}
     sample_ids = {name: positions for name, positions in job.positions.items() if name in measures}
     content = compose(
-        model=describe_model(job.opened, job.input_size),
+        model=describe_model(job.opened),
         data=describe_data(job.data, hub_id_of(job.data.dataset.name)),
         produced=_produced_by(job, processes),
         results=results,

@@ -41,7 +41,6 @@ class Job:
         cells: The measurements with an answer per image.
         aliasing: Whether aliasing is measured, too.
         positions: Which images, by measure: clean, corruption, attack, shift, aliasing.
-        input_size: (C, H, W) that the network takes.
         device: Where it runs.
         folder: Where the record goes.
         configuration: What decides the numbers; an evaluation goes on only where it is the same.
@@ -57,7 +56,6 @@ class Job:
     cells: list[Cell]
     aliasing: bool
     positions: dict[str, torch.Tensor]
-    input_size: tuple[int, int, int]
     device: torch.device
     folder: Path
     configuration: dict[str, Any]
@@ -93,14 +91,13 @@ class Job:
             measure: Which of them.
             batch_size: Images at a time; by default as configured.
         """
+        pixels = self.opened.pixels
         return PixelBatches(
             self.data.dataset,
             split,
             self.positions[measure],
             batch_size or self.config.batch_size,
-            input_size=self.input_size,
-            interpolation=self.opened.interpolation,
-            crop_pct=self.opened.crop_pct if self.data.crop_pct is None else self.data.crop_pct,
+            pixels=pixels if self.data.crop_pct is None else replace(pixels, crop_pct=self.data.crop_pct),
             device=self.device,
             num_workers=self.config.num_workers,
         )
@@ -136,11 +133,11 @@ def prepare(
     except UserError as error:
         raise UserError(f"{name} does not fit data set {config.dataset!r}: {error}") from error
     if device.type == "cpu":
-        needed = image_memory(opened.input_size, min(config.batch_size, len(data.split)))
+        needed = image_memory(opened.pixels.input_size, min(config.batch_size, len(data.split)))
         check_memory(needed, f"{name} with --batch-size {config.batch_size}")
     classifier = choose_classes(opened.network, classes, opened.num_classes)
-    config, notes = settle_size(config, data, opened.input_size)
-    cells = make_cells(config, data, opened.input_size)
+    config, notes = settle_size(config, data, opened.pixels.input_size)
+    cells = make_cells(config, data, opened.pixels.input_size)
     folder = opened.folder if config.output is None and opened.folder is not None else config.output_folder(name)
     refuse_if_locked_by_another_launch(folder)
     configuration = _configuration(config, opened, data)
@@ -148,12 +145,11 @@ def prepare(
     job = Job(
         config=config,
         opened=opened,
-        classifier=PixelModel(classifier, opened.mean, opened.std).eval(),
+        classifier=PixelModel(classifier, opened.pixels.mean, opened.pixels.std).eval(),
         data=data,
         cells=cells,
         aliasing="aliasing" in chosen_measures(config, data),
         positions=_positions(config, data),
-        input_size=opened.input_size,
         device=device,
         folder=folder,
         configuration=configuration,
@@ -193,7 +189,7 @@ def _configuration(config: EvaluateConfig, opened: OpenedModel, data: MeasuredDa
     return {
         "the model's weights": opened.weights_sha256,
         "the model's architecture": [opened.architecture, opened.asap],
-        "the model's pixels": [opened.input_size, opened.mean, opened.std, opened.interpolation, opened.crop_pct],
+        "the model's pixels": list(opened.pixels.data_config().values()),
         "the number of images": len(data.split),
         "their labels": data.labels_sha256,
         **config.deciding(),
@@ -230,7 +226,7 @@ def _earlier(config: EvaluateConfig, folder: Path, configuration: dict[str, Any]
 def _check_reference(job: Job, reference: Record) -> None:
     cells = [cell for cell in job.cells if isinstance(cell, CorruptionCell)]
     data = describe_data(job.data, hub_id_of(job.data.dataset.name))
-    table = resolve_table(job.config.table, job.input_size) if not cells else cells[0].table
+    table = resolve_table(job.config.table, job.opened.pixels.input_size) if not cells else cells[0].table
     seed = job.config.seed if not cells else cells[0].seed
     check_reference(reference, data, table, seed, len(job.positions["corruption"]))
 
@@ -238,7 +234,7 @@ def _check_reference(job: Job, reference: Record) -> None:
 @torch.no_grad()
 def _try_out(job: Job) -> None:
     """One image through the network and a corruption: what does not fit says so only there."""
-    _, height, width = job.input_size
+    _, height, width = job.opened.pixels.input_size
     image = job.first_image(job.cells[0] if job.cells else CleanCell())
     try:
         scores = job.classifier(image.pixels)

@@ -11,6 +11,7 @@ from torch import nn
 
 from timm_asap._io import state_sha256
 from timm_asap.data import ImageDataset, LazySplit, Split, build_loader
+from timm_asap.data.config import PixelConfig
 from timm_asap.errors import UserError
 from timm_asap.zoo import AsapOptions, is_twin, load, model_folder
 
@@ -29,11 +30,7 @@ class OpenedModel:
         network: In eval mode, on the CPU; takes normalised pixels.
         architecture: timm's name of the architecture.
         asap: The resolved window, boundary, layout and stem of a twin; None for a plain network.
-        input_size: (C, H, W) of an image.
-        mean: Per channel, on the [0, 1] scale.
-        std: Likewise.
-        interpolation: How large images are resized.
-        crop_pct: Share of the side of a large image that the centre crop keeps.
+        pixels: How images are prepared for it.
         label_names: Names of the classes; None where its configuration holds none.
         weights_sha256: Of its state dict.
         folder: The run folder that it came from; None for any other source.
@@ -43,11 +40,7 @@ class OpenedModel:
     network: nn.Module
     architecture: str
     asap: dict[str, str | bool] | None
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
+    pixels: PixelConfig
     label_names: tuple[str, ...] | None
     weights_sha256: str
     folder: Path | None
@@ -92,11 +85,7 @@ def open_model(name: str) -> OpenedModel:
         network=network,
         architecture=architecture,
         asap=asap,
-        input_size=tuple(own["input_size"]),
-        mean=tuple(own["mean"]),
-        std=tuple(own["std"]),
-        interpolation=own["interpolation"],
-        crop_pct=own["crop_pct"],
+        pixels=PixelConfig.of_model(network),
         label_names=tuple(names) if names and len(names) == network.num_classes else None,
         weights_sha256=weights_sha256(network),
         folder=folder,
@@ -142,9 +131,7 @@ class PixelBatches:
         split: The images.
         positions: Which of them, ascending.
         batch_size: Images per batch; the last one may be smaller.
-        input_size: (C, H, W) that the network takes.
-        interpolation: How large images are resized.
-        crop_pct: Share of the side of a large image that the centre crop keeps.
+        pixels: How the images are prepared; they are not normalized.
         device: Where the pixels go.
         num_workers: Processes that decode large images.
     """
@@ -156,9 +143,7 @@ class PixelBatches:
         positions: torch.Tensor,
         batch_size: int,
         *,
-        input_size: tuple[int, int, int],
-        interpolation: str,
-        crop_pct: float,
+        pixels: PixelConfig,
         device: torch.device,
         num_workers: int = 0,
     ) -> None:
@@ -167,14 +152,8 @@ class PixelBatches:
         self.positions = positions
         self.batch_size = batch_size
         self.device = device
-        self._loading = {
-            "input_size": input_size,
-            "mean": (0.0,),
-            "std": (1.0,),
-            "interpolation": interpolation,
-            "crop_pct": crop_pct,
-            "num_workers": num_workers,
-        }
+        self._pixels = pixels.without_normalization()
+        self._num_workers = num_workers
         self._kept: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
@@ -211,7 +190,15 @@ class PixelBatches:
         # only the last batch of all may be incomplete, and it comes last here, too: so the loader cuts the same ones
         positions = torch.cat([self.positions[self.rows(number)] for number in numbers])
         split = self.split.select(positions)
-        return iter(build_loader(split, self.dataset, self.batch_size, training=False, **self._loading))
+        loader = build_loader(
+            split,
+            self.dataset,
+            self.batch_size,
+            training=False,
+            pixels=self._pixels,
+            num_workers=self._num_workers,
+        )
+        return iter(loader)
 
     def _keep(self, number: int, pixels: torch.Tensor) -> None:
         if not isinstance(self.split, LazySplit):

@@ -91,7 +91,7 @@ def read_record(path: Path | str, *, whole: bool = False) -> Record:
     return Record(path, content)
 
 
-def describe_model(opened: OpenedModel, input_size: tuple[int, ...]) -> dict[str, Any]:
+def describe_model(opened: OpenedModel) -> dict[str, Any]:
     """The record's `model`."""
     return {
         "name": _shown_name(opened),
@@ -99,9 +99,9 @@ def describe_model(opened: OpenedModel, input_size: tuple[int, ...]) -> dict[str
         "asap": opened.asap,
         "parameters": opened.parameters,
         "weights_sha256": opened.weights_sha256,
-        "input_size": list(input_size),
-        "mean": list(opened.mean),
-        "std": list(opened.std),
+        "input_size": list(opened.pixels.input_size),
+        "mean": list(opened.pixels.mean),
+        "std": list(opened.pixels.std),
     }
 
 

@@ -128,7 +128,9 @@ class _Evaluation:
         if self.measured.threads is not None:
             torch.set_num_threads(self.measured.threads)
             return
-        chosen = machine.choose_threads(machine.forward_pass(job.classifier, job.input_size), job.config.batch_size)
+        chosen = machine.choose_threads(
+            machine.forward_pass(job.classifier, job.opened.pixels.input_size), job.config.batch_size
+        )
         self.display.say(str(chosen))
         self.measured = replace(self.measured, threads=chosen.threads)
 

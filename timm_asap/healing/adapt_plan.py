@@ -12,6 +12,7 @@ from torch import nn
 
 from timm_asap import data
 from timm_asap._io import cut_path
+from timm_asap.data.config import PixelConfig
 from timm_asap.data.unlabelled import load_images
 from timm_asap.errors import UserError
 from timm_asap.healing.pair import load_pair, plain_copy
@@ -254,12 +255,14 @@ def make_adapt_plan(config: AdaptConfig, pair: NetworkPair, dataset: data.ImageD
         dataset=dataset,
         model=pair.twin,
         teacher=pair.plain,
-        input_size=dataset.image_size,
+        pixels=PixelConfig(
+            input_size=dataset.image_size,
+            mean=tuple(own["mean"]),
+            std=tuple(own["std"]),
+            interpolation=own["interpolation"],
+            crop_pct=1.0 if small else own["crop_pct"],
+        ),
         train_size=_train_size(config, dataset),
-        mean=tuple(own["mean"]),
-        std=tuple(own["std"]),
-        interpolation=own["interpolation"],
-        crop_pct=1.0 if small else own["crop_pct"],
         augment=augment,
         labelled=False,
         lr_scales=_sizes_of_weights(pair),

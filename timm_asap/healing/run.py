@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from timm_asap import data, machine
 from timm_asap._io import as_json, cut_path, disk_errors, is_leftover, remove, replace_file, sync_file
 from timm_asap._lock import LOCK_FILES, folder_lock, refuse_if_locked
+from timm_asap.data.config import PixelConfig
 from timm_asap.data.labels import match_labels, renumbered
 from timm_asap.data.splits import TensorSplit
 from timm_asap.errors import UserError
@@ -67,7 +68,7 @@ def run(options: HealOptions) -> None:
     dataset = _in_the_models_order(options, dataset, model)
     plan = _plan(options, dataset, model)
     if device.type == "cpu":
-        needed = image_memory(plan.input_size, min(options.batch_size, options.limit))
+        needed = image_memory(plan.pixels.input_size, min(options.batch_size, options.limit))
         check_memory(needed, f"{options.model} with --batch-size {options.batch_size}")
     with folder_lock(folder, "timm-asap heal"):
         _check_output(folder, options.overwrite)
@@ -98,7 +99,7 @@ def _heal_and_write(
     total = passes * len(images) + tests * len(test)
     with machine.thread_count(), ProgressDisplay(total, name="timm-asap heal") as display:
         if device.type == "cpu" and not machine.set_by_user() and machine.cores() > 1:
-            work = machine.forward_pass(model, plan.input_size)
+            work = machine.forward_pass(model, plan.pixels.input_size)
             display.say(str(machine.choose_threads(work, options.batch_size)))
         if plain is not None:
             accuracy["plain"] = _accuracy(plain.to(device), _Counted(test, display, "testing the original"), device)
@@ -178,32 +179,18 @@ def _check_output(folder: Path, overwrite: bool) -> None:
 
 def _plan(options: HealOptions, dataset: data.ImageDataset, model: nn.Module) -> Plan:
     """The model and how its images are prepared, as its own configuration says."""
-    own = model.pretrained_cfg
+    pixels = PixelConfig.of_model(model)
     small = isinstance(dataset.train, TensorSplit)
     return Plan(
         config=TrainConfig(model=options.model, dataset=options.dataset, batch_size=options.batch_size),
         dataset=dataset,
         model=model,
-        input_size=tuple(own["input_size"]),
-        mean=tuple(own["mean"]),
-        std=tuple(own["std"]),
-        interpolation=own["interpolation"],
-        crop_pct=1.0 if small else own["crop_pct"],
+        pixels=replace(pixels, crop_pct=1.0) if small else pixels,
     )
 
 
 def _loader(plan: Plan, split: data.Split) -> DataLoader:
-    return data.build_loader(
-        split,
-        plan.dataset,
-        plan.config.batch_size,
-        training=False,
-        input_size=plan.input_size,
-        mean=plan.mean,
-        std=plan.std,
-        interpolation=plan.interpolation,
-        crop_pct=plan.crop_pct,
-    )
+    return data.build_loader(split, plan.dataset, plan.config.batch_size, training=False, pixels=plan.pixels)
 
 
 class _Counted:

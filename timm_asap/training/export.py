@@ -52,7 +52,7 @@ def export_model(plan: Plan, model: nn.Module, folder: Path) -> None:
                 str(aside),
                 model_config={"label_names": list(plan.dataset.label_names)},
                 safe_serialization=True,
-                data_config=_pixels(plan),
+                data_config=plan.pixels.data_config(),
             )
             config_file = aside / "config.json"
             config = _own_config(json.loads(config_file.read_text(encoding="utf-8")))
@@ -81,17 +81,6 @@ def is_exported(model: nn.Module, folder: Path) -> bool:
     except (OSError, SafetensorError, ValueError):
         return False
     return state_sha256(saved) == state_sha256(model.state_dict())
-
-
-def _pixels(plan: Plan) -> dict[str, Any]:
-    """How an image is prepared for the model, in timm's terms."""
-    return {
-        "input_size": plan.input_size,
-        "mean": plan.mean,
-        "std": plan.std,
-        "interpolation": plan.interpolation,
-        "crop_pct": plan.crop_pct,
-    }
 
 
 def _own_config(config: dict[str, Any]) -> dict[str, Any]:

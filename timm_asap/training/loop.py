@@ -59,7 +59,8 @@ def _measure(run: Run, model: nn.Module) -> dict[str, float]:
     """Loss and accuracy (percent) of the exported model on the test split, by this process alone."""
     model = model.to(run.accelerator.device, memory_format=run.memory_format)
     loss, correct, images = 0.0, 0, 0
-    mean, std = (torch.tensor(v, device=run.accelerator.device).view(-1, 1, 1) for v in (run.plan.mean, run.plan.std))
+    own = run.plan.pixels
+    mean, std = (torch.tensor(v, device=run.accelerator.device).view(-1, 1, 1) for v in (own.mean, own.std))
     for pixels, labels in build_test_loader(run.plan, run.plan.dataset.test, pixels=True):
         batch = ((pixels.to(mean.device) - mean) / std).contiguous(memory_format=run.memory_format)
         labels = labels.to(mean.device)

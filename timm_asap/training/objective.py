@@ -49,7 +49,7 @@ class Objective:
         self.seed, self.process = config.seed, accelerator.process_index
         self.teaching = None
         if plan.teacher is not None:
-            teacher = _Renormalised(plan.teacher, plan.mean, plan.std).to(accelerator.device)
+            teacher = _Renormalised(plan.teacher, plan.pixels.mean, plan.pixels.std).to(accelerator.device)
             names = _alias_free_layers(plan) if config.teacher_features else ()
             self.teaching = _Teaching(
                 teacher,

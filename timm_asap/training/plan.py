@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from timm_asap import data
 from timm_asap.data import Split, StreamLoader, StreamSplit, build_loader
+from timm_asap.data.config import PixelConfig
 from timm_asap.data.folder_tree import one_line
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.training.config import TrainConfig, to_yaml
@@ -36,11 +37,7 @@ class Plan:
         config: What was asked for; `crop_padding`, `flip` and `output` are settled.
         dataset: The data.
         model: The network, on the CPU, with its first weights.
-        input_size: (C, H, W) that the network is given in testing.
-        mean: Per channel, on the [0, 1] scale.
-        std: Likewise.
-        interpolation: How large images are resized; the model's own.
-        crop_pct: Share of the side that the centre crop keeps: the model's own for large images, 1 for small ones.
+        pixels: How images are prepared for the network in testing; small images are not cropped.
         train_size: (C, H, W) that the network is given in training.
         augment: The random changes to the training images.
         teacher: The network that it learns from, or None.
@@ -51,11 +48,7 @@ class Plan:
     config: TrainConfig
     dataset: data.ImageDataset
     model: nn.Module
-    input_size: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-    crop_pct: float
+    pixels: PixelConfig
     train_size: tuple[int, int, int] | None = None
     augment: data.AugmentConfig | None = None
     teacher: nn.Module | None = None
@@ -110,12 +103,14 @@ def make_plan(config: TrainConfig, processes: int = 1) -> Plan:
         dataset=dataset,
         model=model,
         teacher=None if config.teacher is None else create_teacher(config, dataset),
-        input_size=dataset.image_size,
+        pixels=PixelConfig(
+            input_size=dataset.image_size,
+            mean=mean,
+            std=std,
+            interpolation="bicubic" if is_small else own["interpolation"],
+            crop_pct=1.0 if is_small else config.crop_pct or own["crop_pct"],
+        ),
         train_size=train_size,
-        mean=mean,
-        std=std,
-        interpolation="bicubic" if is_small else own["interpolation"],
-        crop_pct=1.0 if is_small else config.crop_pct or own["crop_pct"],
         augment=augment,
     )
 
@@ -157,7 +152,7 @@ def describe_data(dataset: data.ImageDataset) -> list[str]:
 
 def describe(plan: Plan) -> str:
     """The resolved configuration, as YAML, and a summary of the model and the data."""
-    channels, height, width = plan.input_size
+    channels, height, width = plan.pixels.input_size
     dataset = plan.dataset
     rows = {
         "model": f"{plan.config.model}, {plan.parameters:,} parameters",
@@ -211,7 +206,6 @@ def _shorten(names: tuple[str, ...], limit: int = 10) -> str:
 
 
 # Adversarial training changes pixels: its loaders give them as they are, and the network normalises.
-_PIXELS = {"mean": (0.0,), "std": (1.0,)}
 
 
 def build_train_loader(plan: Plan, accelerator: Accelerator) -> DataLoader | StreamLoader:
@@ -227,13 +221,11 @@ def build_train_loader(plan: Plan, accelerator: Accelerator) -> DataLoader | Str
         config.batch_size // accelerator.num_processes if streams else config.batch_size,
         training=True,
         augment=plan.augment,
-        input_size=plan.train_size,
+        pixels=replace(_network_pixels(plan), input_size=plan.train_size),
         seed=config.seed,
         num_workers=config.num_workers,
-        interpolation=plan.interpolation,
         steps_per_epoch=config.steps_per_epoch,
         **_share(accelerator),
-        **_normalisation(plan),
     )
     if streams:
         return loader
@@ -258,13 +250,10 @@ def build_test_loader(
         plan.dataset,
         plan.config.batch_size // processes if streams else plan.config.batch_size,
         training=False,
-        input_size=plan.input_size,
+        pixels=plan.pixels.without_normalization() if pixels else _network_pixels(plan),
         seed=plan.config.seed,
         num_workers=plan.config.num_workers,
-        interpolation=plan.interpolation,
-        crop_pct=plan.crop_pct,
         **({} if accelerator is None else _share(accelerator)),
-        **(_PIXELS if pixels else _normalisation(plan)),
     )
     return loader if streams or accelerator is None else accelerator.prepare(loader)
 
@@ -285,5 +274,6 @@ def _share(accelerator: Accelerator) -> dict[str, int]:
     return {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
 
 
-def _normalisation(plan: Plan) -> dict[str, tuple[float, ...]]:
-    return {"mean": plan.mean, "std": plan.std} if plan.config.attack is None else _PIXELS
+def _network_pixels(plan: Plan) -> PixelConfig:
+    """As the network takes them; an attacked one normalizes by itself."""
+    return plan.pixels if plan.config.attack is None else plan.pixels.without_normalization()

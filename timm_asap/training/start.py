@@ -139,7 +139,7 @@ def _prepare(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> Run:
     config = plan.config
     model: nn.Module = plan.model
     if config.attack is not None:
-        model = PixelModel(model, plan.mean, plan.std)
+        model = PixelModel(model, plan.pixels.mean, plan.pixels.std)
     if config.sync_bn:
         from timm.layers import convert_sync_batchnorm
 
