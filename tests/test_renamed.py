@@ -62,3 +62,14 @@ def test_the_older_flag_and_the_key_of_older_recipes(tmp_path, capsys):
     assert "DeprecationWarning: --skip-corrupt is called --skip-unreadable now" in capsys.readouterr().err
     (tmp_path / "recipe.yaml").write_text("skip_corrupt: true\n")
     assert read_recipe(tmp_path / "recipe.yaml") == {"skip_unreadable": True}
+
+
+def test_a_loader_by_the_fields_of_its_pixels():
+    digits = data.load_dataset("digits")
+    new = data.build_loader(digits.test, digits, 8, training=False, pixels=data.PixelConfig(mean=(0.0,), std=(1.0,)))
+    with pytest.warns(DeprecationWarning, match="mean, std of build_loader are fields of pixels now") as warned:
+        old = data.build_loader(digits.test, digits, 8, training=False, mean=(0.0,), std=(1.0,))
+    assert warned[0].filename == __file__
+    assert next(iter(old))[0].equal(next(iter(new))[0])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'maen'"):
+        data.build_loader(digits.test, digits, 8, training=False, maen=(0.0,))

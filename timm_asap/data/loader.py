@@ -7,8 +7,10 @@ batch size and the number of worker or training processes, and a run that resume
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from PIL import Image
@@ -182,6 +184,7 @@ def build_loader(
     steps_per_epoch: int | None = None,
     num_processes: int = 1,
     process_index: int = 0,
+    **older: Any,
 ) -> DataLoader | StreamLoader:
     """A loader of batches (images float32 (B, C, H, W), normalised; labels int64 (B,)).
 
@@ -199,11 +202,17 @@ def build_loader(
         steps_per_epoch: Batches per epoch of a stream in training; by default a pass, if the length is known.
         num_processes: Processes that share a stream. Other splits are shared by `accelerate`, and take no notice.
         process_index: Of this process.
+        older: Fields of `pixels` one by one, as they were passed before it; deprecated.
 
     Raises:
         UserError: The sizes do not fit together, or the length of a stream is not known.
     """
     pixels = pixels or PixelConfig()
+    if older:
+        if unknown := sorted(older.keys() - PixelConfig.__dataclass_fields__.keys()):
+            raise TypeError(f"build_loader() got an unexpected keyword argument {unknown[0]!r}")
+        warnings.warn(f"{', '.join(older)} of build_loader are fields of pixels now", DeprecationWarning, stacklevel=2)
+        pixels = replace(pixels, **older)
     input_size = tuple(pixels.input_size or dataset.image_size)
     mean, std = pixels.mean or dataset.mean, pixels.std or dataset.std
     pixels = replace(pixels, input_size=input_size, mean=mean, std=std)
