@@ -16,7 +16,7 @@ from timm.data import create_transform
 from timm_asap.data.images import cut_ends, decode_image, stack_images
 from timm_asap.data.load import load_digits
 from timm_asap.data.small_images import SmallTransform
-from timm_asap.data.splits import SMALL_SIDE_PX, frame_images
+from timm_asap.data.splits import SMALL_SIDE_PX, TensorSplit, frame_images
 from timm_asap.demo import CLEAN
 from timm_asap.demo.models import DemoModel, DemoPair
 from timm_asap.errors import UserError
@@ -68,7 +68,7 @@ def read_pixels(path: str | Path, pair: DemoPair) -> torch.Tensor:
     if max(width, height) <= SMALL_SIDE_PX:
         framed = frame_images(stack_images([picture], picture.size, picture.mode))
         return SmallTransform(None, pair.input_size, (0.0,), (1.0,), seed=0)(framed, None)
-    transform = create_transform(
+    transform: Any = create_transform(
         pair.input_size,
         is_training=False,
         interpolation=pair.interpolation,
@@ -110,8 +110,9 @@ def compare_spectra(pair: DemoPair, pixels: torch.Tensor) -> tuple[np.ndarray, s
     named = {"plain strides": pair.plain, "alias-free": pair.twin}
     measured = {name: model.aliasing(pixels) for name, model in named.items()}
     figure = draw_spectra([_record(name, sites) for name, sites in measured.items()])
-    figure.canvas.draw()
-    picture = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas: Any = figure.canvas  # of the kind Agg, which draws into memory
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     lines = [_worst(named[name], name, sites) for name, sites in measured.items()]
     return picture, "\n".join(f"- {line}" for line in lines)
 
@@ -251,6 +252,8 @@ def write_examples(pair: DemoPair, folder: Path, source: str | None = None) -> t
         return [folder / name for name in _PHOTOGRAPHS], _CREDITS["photographs"]
     digits = load_digits(seed=0)
     # the held-out fifth of a run with the seed 0: that run's network has not seen them
+    if not isinstance(digits.test, TensorSplit):
+        raise TypeError(f"expected digits in memory, got a {type(digits.test).__name__}")
     labels, images = digits.test.labels.numpy(), digits.test.images[:, 0].numpy()
     paths = []
     for digit in range(digits.num_classes):

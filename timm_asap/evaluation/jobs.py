@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from timm_asap._lock import refuse_if_locked_by_another_launch
+from timm_asap._types import present
 from timm_asap.adversarial import PixelModel
 from timm_asap.data import Split
 from timm_asap.data.labels import choose_classes, match_labels
+from timm_asap.data.splits import counted
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.config import EvaluateConfig
 from timm_asap.evaluation.measurements import Cell, CleanCell, CorruptionCell
@@ -52,7 +53,7 @@ class Job:
 
     config: EvaluateConfig
     opened: OpenedModel
-    classifier: nn.Module
+    classifier: PixelModel
     data: MeasuredData
     cells: list[Cell]
     aliasing: bool
@@ -136,7 +137,7 @@ def prepare(
     except UserError as error:
         raise UserError(f"{name} does not fit data set {config.dataset!r}: {error}") from error
     if device.type == "cpu":
-        needed = image_memory(opened.input_size, min(config.batch_size, len(data.split)))
+        needed = image_memory(opened.input_size, min(config.batch_size, len(counted(data.split))))
         check_memory(needed, f"{name} with --batch-size {config.batch_size}")
     classifier = choose_classes(opened.network, classes, opened.num_classes)
     config, notes = settle_size(config, data, opened.input_size)
@@ -180,9 +181,9 @@ def take_up(job: Job) -> Job:
 def _positions(config: EvaluateConfig, data: MeasuredData) -> dict[str, torch.Tensor]:
     def choose(*limits: int | None) -> torch.Tensor:
         given = [limit for limit in limits if limit is not None]
-        return choose_images(data.split.labels, min(given, default=None), config.seed)
+        return choose_images(counted(data.split).labels, min(given, default=None), config.seed)
 
-    positions = dict.fromkeys(("clean", "corruption", "shift"), choose(config.limit))
+    positions: dict[str, torch.Tensor] = dict.fromkeys(("clean", "corruption", "shift"), choose(config.limit))
     # fewer images of the same draw are some of the same images
     positions["attack"] = choose(config.limit, config.limit_attacks)
     positions["aliasing"] = choose(config.limit, config.limit_aliasing)
@@ -194,7 +195,7 @@ def _configuration(config: EvaluateConfig, opened: OpenedModel, data: MeasuredDa
         "the model's weights": opened.weights_sha256,
         "the model's architecture": [opened.architecture, opened.asap],
         "the model's pixels": [opened.input_size, opened.mean, opened.std, opened.interpolation, opened.crop_pct],
-        "the number of images": len(data.split),
+        "the number of images": len(counted(data.split)),
         "their labels": data.labels_sha256,
         **config.deciding(),
     }
@@ -220,7 +221,7 @@ def _earlier(config: EvaluateConfig, folder: Path, configuration: dict[str, Any]
     if record.is_file() and per_image.is_file():
         refuse_changes(read_configuration(per_image), configuration, folder)
         earlier = read_record(record, whole=True)
-        right, _ = earlier.per_image()
+        right, _ = present(earlier.per_image(), f"{PER_IMAGE} beside the record")
         results = tuple(earlier.content["results"])
         finished = tuple(dict.fromkeys("aliasing" if r["measure"] == "aliasing" else r["id"] for r in results))
         return Measured(finished, results, right), earlier

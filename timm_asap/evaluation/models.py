@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from timm_asap._io import state_sha256
+from timm_asap._types import pretrained_cfg_of, undeclared
 from timm_asap.data import ImageDataset, LazySplit, Split, build_loader
+from timm_asap.data.splits import counted
 from timm_asap.errors import UserError
 from timm_asap.zoo import AsapOptions, is_twin, load, model_folder
 
@@ -60,7 +63,7 @@ class OpenedModel:
     @property
     def num_classes(self) -> int:
         """How many classes it tells apart."""
-        return self.network.num_classes
+        return undeclared(self.network).num_classes
 
 
 def open_model(name: str) -> OpenedModel:
@@ -78,15 +81,16 @@ def open_model(name: str) -> OpenedModel:
     if folder is not None and not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder} holds no trained model: expected a run folder, with model.safetensors")
     network = load(source)
-    if network.num_classes < 1:
-        raise UserError(f"{name} is no classifier: its num_classes is {network.num_classes}")
-    own = network.pretrained_cfg
+    num_classes: int = undeclared(network).num_classes
+    if num_classes < 1:
+        raise UserError(f"{name} is no classifier: its num_classes is {num_classes}")
+    own = pretrained_cfg_of(network)
     architecture = own["architecture"]
     names = own.get("label_names")
     asap = None
     if is_twin(architecture):
         keys = AsapOptions.__dataclass_fields__
-        asap = {key.removeprefix("asap_"): network._model_args[key] for key in keys}
+        asap = {key.removeprefix("asap_"): undeclared(network)._model_args[key] for key in keys}
     return OpenedModel(
         name=name,
         network=network,
@@ -97,7 +101,7 @@ def open_model(name: str) -> OpenedModel:
         std=tuple(own["std"]),
         interpolation=own["interpolation"],
         crop_pct=own["crop_pct"],
-        label_names=tuple(names) if names and len(names) == network.num_classes else None,
+        label_names=tuple(names) if names and len(names) == num_classes else None,
         weights_sha256=weights_sha256(network),
         folder=folder,
     )
@@ -163,11 +167,11 @@ class PixelBatches:
         num_workers: int = 0,
     ) -> None:
         self.dataset = dataset
-        self.split = split
+        self.split = counted(split)
         self.positions = positions
         self.batch_size = batch_size
         self.device = device
-        self._loading = {
+        self._loading: dict[str, Any] = {
             "input_size": input_size,
             "mean": (0.0,),
             "std": (1.0,),
