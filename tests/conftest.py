@@ -13,6 +13,9 @@ import pytest
 
 from tests.support.hub_server import HubServer
 
+# For a type checker alone (tests/test_types.py): half of their lines are mistakes. The doctests would import them.
+collect_ignore = ["typing_accepted.py", "typing_rejected.py"]
+
 # The Hugging Face libraries read these when they are imported, so the Hub of the tests has to stand before that.
 if "huggingface_hub" in sys.modules:
     raise RuntimeError("huggingface_hub was imported before tests/conftest.py: its endpoint would be the real one")

@@ -121,8 +121,8 @@ def test_changelog_has_the_version_or_what_is_not_released():
 
 def test_hooks_run_the_ruff_of_the_extra_dev():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
-    pins = {requirement for hook in hooks for requirement in hook["additional_dependencies"]}
-    assert [hook["id"] for hook in hooks] == ["ruff-check", "ruff-format"]
+    pins = {requirement for hook in hooks for requirement in hook.get("additional_dependencies", ())}
+    assert [hook["id"] for hook in hooks] == ["ruff-check", "ruff-format", "pyright"]
     assert pins == {line for line in PYPROJECT["project"]["optional-dependencies"]["dev"] if line.startswith("ruff")}
 
 

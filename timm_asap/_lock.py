@@ -146,7 +146,8 @@ def locks_folder(program: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
         @wraps(function)
         def locked(*args: P.args, **kwargs: P.kwargs) -> T:
-            folder = Path(args[0] if args else kwargs[first])
+            given: Any = args[0] if args else kwargs[first]
+            folder = Path(given)
             if not folder.is_dir() or not os.access(folder, os.W_OK):
                 return function(*args, **kwargs)
             with folder_lock(folder, program):

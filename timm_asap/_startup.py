@@ -141,7 +141,7 @@ class StopRequest:
         self.asked = False
         self.at_once = at_once
         self._first_at = 0.0
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # Python allows it nowhere else

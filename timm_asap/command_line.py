@@ -18,7 +18,7 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, make_dataclass, replace
 from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
@@ -48,7 +48,10 @@ __all__ = [
     "spelled_as_json",
 ]
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 _RENAMED = {
     f"--{no}{old}".replace("_", "-"): f"--{no}{new}".replace("_", "-")
@@ -75,7 +78,7 @@ Window = Literal["asap", "hamming", "flc"]
 Boundary = Literal["circular", "reflect", "zero"]
 Layout = Literal["preserve", "paper"]
 Stem = Literal["auto", "true", "false"]
-STEM = {"auto": "auto", "true": True, "false": False}
+STEM: dict[str, bool | Literal["auto"]] = {"auto": "auto", "true": True, "false": False}
 """The values that the words of `Stem` stand for."""
 
 
@@ -407,7 +410,8 @@ class _LikeStdout(io.TextIOWrapper):
     """Keeps what is printed; says of itself what standard output says, by which tyro chooses boxes and colors."""
 
     def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding=getattr(sys.stdout, "encoding", None) or "ascii", errors="replace")
+        self._bytes = io.BytesIO()
+        super().__init__(self._bytes, encoding=getattr(sys.stdout, "encoding", None) or "ascii", errors="replace")
         self._shows_colors = sys.stdout.isatty()
 
     def isatty(self) -> bool:
@@ -415,7 +419,7 @@ class _LikeStdout(io.TextIOWrapper):
 
     def text(self) -> str:
         self.flush()
-        return self.buffer.getvalue().decode(self.encoding, "replace")
+        return self._bytes.getvalue().decode(self.encoding, "replace")
 
 
 def _lower_first(text: str) -> str:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from timm_asap.text import as_text
 
@@ -104,7 +105,8 @@ def run_program(name: str, program: Callable[[], int | None]) -> int:
         The exit code: 2 where the user can put something right, a full disk or a missing right included; 130 after
         Ctrl-C.
     """
-    for stream in (sys.stdout, sys.stderr):
+    streams: list[Any] = [sys.stdout, sys.stderr]
+    for stream in streams:
         # a terminal that has no letter for a name shows its code, and the program goes on
         if hasattr(stream, "reconfigure") and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ _LINES = ("-", "--", "-.", ":")
 
 GOOD, BAD, GREY = _COLORS[0], _COLORS[1], "#777777"
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
@@ -93,7 +93,7 @@ def panels(count: int, columns: int, width: float = 2.6, height: float = 2.1) ->
     return figure, axes[:count]
 
 
-def series_style(number: int) -> dict[str, str]:
+def series_style(number: int) -> dict[str, Any]:
     """Color, marker and line style of the so-manieth model of a figure, 0 up."""
     return {
         "color": _COLORS[number % len(_COLORS)],

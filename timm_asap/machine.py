@@ -247,8 +247,9 @@ def _of_the_process() -> list[int]:
 
 
 def _text(size: int) -> str:
+    amount: float = size
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:,.0f} {unit}" if unit in ("bytes", "kB", "MB") else f"{size:,.1f} {unit}"
-        size /= 1000
+        if amount < 1000 or unit == "TB":
+            return f"{amount:,.0f} {unit}" if unit in ("bytes", "kB", "MB") else f"{amount:,.1f} {unit}"
+        amount /= 1000
     raise AssertionError("unreachable")

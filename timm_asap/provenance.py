@@ -42,7 +42,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
         "model": {
             "name": cut_path(plan.config.model),
             "parameters": plan.parameters,
-            "input_size": plan.pixels.input_size,
+            "input_size": plan.pixels.size,
         },
         "data": {
             "name": Path(data.name).name if hub_id is None else data.name,
@@ -53,7 +53,7 @@ def run_facts(plan: Plan, accelerator: Accelerator) -> dict[str, Any]:
             "classes": data.num_classes,
             "label_names": data.label_names,
             "train_images": count_images(data.train),
-            "val_images": None if data.val is None else len(data.val),
+            "val_images": None if data.val is None else count_images(data.val),
             "val_name": data.val_name,
             "test_images": count_images(data.test),
             "test_name": data.test_name,

@@ -157,10 +157,10 @@ class ScreenTable:
         short = [replace(c, heading=c.short or c.heading) for c in self.columns]
         left_out: list[str] = []
         while not self._fits(short, shown, width):
-            droppable = [i for i in shown if self.columns[i].drop is not None]
+            droppable = {i: drop for i in shown if (drop := self.columns[i].drop) is not None}
             if not droppable:
                 return self._blocks(width)
-            dropped = min(droppable, key=lambda i: self.columns[i].drop)
+            dropped = min(droppable, key=droppable.__getitem__)
             shown.remove(dropped)
             left_out.append(self.columns[dropped].heading)
         named = [self.columns[i] for i in shown if self.columns[i].short]
@@ -205,7 +205,8 @@ class ScreenTable:
 
         heading = line([columns[i].heading for i in shown])
         rule = "─" * (sum(widths.values()) + len(_GAP) * (len(shown) - 1))
-        lines, styles = [*legend, heading, rule], [None] * (len(legend) + 2)
+        lines = [*legend, heading, rule]
+        styles: list[str | None] = [None] * len(lines)
         for cells, style in self.rows:
             parts = [_wrap(cells[i], widths[i]) if columns[i].wraps else [cells[i]] for i in shown]
             for row in range(max(map(len, parts))):
@@ -308,7 +309,7 @@ class ProgressDisplay:
     def skip(self, amount: float) -> None:
         """Leave out of the plan what was done before: it says nothing of the time left."""
         task = self._bar.tasks[0]
-        self._bar.update(self._task, total=task.total - amount)
+        self._bar.update(self._task, total=(task.total or 0) - amount)
 
     def _say(self) -> None:
         now = self._clock()

@@ -188,9 +188,9 @@ MAPS = {
 def test_operator_of_compiled_graphs(x, kind):
     x = x.clone().requires_grad_()  # keeps the memory format
     arguments = (list(x.shape[-2:]), kind, [2, 2], "asap", "reflect", False)
-    results = torch.library.opcheck(torch.ops.timm_asap.ops.resample.default, (x, *arguments))
+    results = torch.library.opcheck(torch.ops.timm_asap.resample.default, (x, *arguments))
     assert set(results.values()) == {"SUCCESS"}
-    y = torch.ops.timm_asap.ops.resample(x, *arguments)
+    y = torch.ops.timm_asap.resample(x, *arguments)
     expected = resample(x, kind, (2, 2), "asap", "reflect")
     torch.testing.assert_close(y, expected)
     assert y.stride() == expected.stride()
@@ -202,7 +202,7 @@ def test_operator_of_compiled_graphs(x, kind):
 def test_operator_has_second_derivatives():
     x = MAPS["no batch"].clone().requires_grad_()
     torch.autograd.gradgradcheck(
-        lambda z: torch.ops.timm_asap.ops.resample(z, [9, 10], "pool", [3, 2], "asap", "zero", False).square(), (x,)
+        lambda z: torch.ops.timm_asap.resample(z, [9, 10], "pool", [3, 2], "asap", "zero", False).square(), (x,)
     )
 
 

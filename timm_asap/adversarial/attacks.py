@@ -134,7 +134,8 @@ def pgd(
         Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks" (arXiv 1706.06083), with its
         step size of 2.5 eps / steps.
     """
-    step_size = 2.5 * eps / steps if step_size is None and steps > 0 else step_size
+    if step_size is None:
+        step_size = 2.5 * eps / max(1, steps)
     _check(eps, norm, steps, step_size)
     if restarts < 1 or (restarts > 1 and not random_start):
         raise UserError(f"expected 1 restart or more, and 1 without a random start, got {restarts}")
@@ -234,7 +235,7 @@ def _start(images, eps, norm, generator, seed, indices, restart) -> torch.Tensor
     return draw_seeded_start(images, eps, norm, seed, indices, restart)
 
 
-def _check(eps: float, norm: str, steps: int, step_size: float | None) -> None:
+def _check(eps: float, norm: str, steps: int, step_size: float) -> None:
     check_eps(eps, norm)
     if steps < 1:
         raise UserError(f"expected 1 step or more, got {steps}")
@@ -261,6 +262,9 @@ class PixelModel(nn.Module):
         >>> pixels(torch.rand(2, 1, 2, 2)).shape
         torch.Size([2, 3])
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from timm_asap.adversarial.config import AttackSpec
 from timm_asap.adversarial.spaces import check_adversarial, take
 from timm_asap.errors import UserError
 
-_NORMS = {"linf": "Linf", "l2": "L2"}
+_NORMS: dict[str, Literal["Linf", "L2"]] = {"linf": "Linf", "l2": "L2"}
 _TARGETS = 9
 """Classes that AutoAttack's targeted attacks aim at, of those there are."""
 

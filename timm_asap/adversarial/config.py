@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
 
 import timm_asap
+from timm_asap._types import present
 from timm_asap.errors import UserError, unknown_name
 
 NORMS = ("linf", "l2")
@@ -74,6 +76,16 @@ _DEFAULTS = {
 }
 
 
+class Settled(NamedTuple):
+    """What is left None in an `AdversarialConfig`, settled: the fields of the same names."""
+
+    steps: int
+    step_size: float
+    beta: float
+    replays: int
+    model_mode: str
+
+
 @dataclass(frozen=True)
 class AdversarialConfig:
     """Adversarial training. What is left None takes the default of its method."""
@@ -117,10 +129,22 @@ class AdversarialConfig:
         for name in ("steps", "replays"):
             if getattr(self, name) < 1:
                 raise UserError(f"adversarial {name}: expected 1 or more, got {getattr(self, name)}")
-        if not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise UserError(f"adversarial step size: expected a number above 0, got {self.step_size}")
-        if not (math.isfinite(self.beta) and self.beta >= 0):
-            raise UserError(f"adversarial beta: expected a number from 0 up, got {self.beta}")
+        _, step_size, beta, _, _ = self.settled
+        if not (math.isfinite(step_size) and step_size > 0):
+            raise UserError(f"adversarial step size: expected a number above 0, got {step_size}")
+        if not (math.isfinite(beta) and beta >= 0):
+            raise UserError(f"adversarial beta: expected a number from 0 up, got {beta}")
+
+    @property
+    def settled(self) -> Settled:
+        """The fields that may be left None, which none of them is any more."""
+        return Settled(
+            present(self.steps, "number of steps"),
+            present(self.step_size, "step size"),
+            present(self.beta, "beta"),
+            present(self.replays, "number of replays"),
+            present(self.model_mode, "mode of the model"),
+        )
 
     def _fill(self, name: str, default: object) -> None:
         if getattr(self, name) is None:
@@ -179,9 +203,10 @@ class AttackSpec:
             if value is not None and value < 1:
                 raise UserError(f"{name} of {self.name}: expected 1 or more, got {value}")
         if self.name in ("fgsm", "pgd"):
-            self._fill("step_size", self.eps if self.name == "fgsm" else 2.5 * self.eps / self.steps)
-            if not (math.isfinite(self.step_size) and self.step_size >= 0):
-                raise UserError(f"step size of {self.name}: expected a number from 0 up, got {self.step_size}")
+            self._fill("step_size", self.eps if self.name == "fgsm" else 2.5 * self.eps / present(self.steps, "steps"))
+            step_size = present(self.step_size, "step size")
+            if not (math.isfinite(step_size) and step_size >= 0):
+                raise UserError(f"step size of {self.name}: expected a number from 0 up, got {step_size}")
         if self.seed < 0:
             raise UserError(f"the seed of an attack is 0 or more, got {self.seed}")
         if self.name in _BY_PYAUTOATTACK:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from timm_asap._types import present
 from timm_asap.adversarial.attacks import climb, in_mode, pgd, unwrapped
 from timm_asap.adversarial.config import AdversarialConfig
 from timm_asap.adversarial.spaces import ascend, draw_start, shorten
@@ -74,11 +75,12 @@ class AdversarialState:
         shown, self._shown = self._shown, None
         if shown is None:
             return
+        change = present(self.change, "change")
         # finite, or one overflow of fp16, whose optimizer step is skipped, would stay for good
-        gradient = shown.grad.nan_to_num()
-        stepped = ascend(self.change[: len(shown)], gradient, config.step_size, config.norm)
+        gradient = present(shown.grad, "gradient: call backward on the loss first").nan_to_num()
+        stepped = ascend(change[: len(shown)], gradient, config.settled.step_size, config.norm)
         kept = shorten(stepped, config.eps, config.norm)
-        self.change = torch.cat([kept, self.change[len(kept) :]])
+        self.change = torch.cat([kept, change[len(kept) :]])
 
 
 def adversarial_loss(
@@ -136,13 +138,13 @@ def survives_pgd(
 
 
 def _trades(model, criterion, images, labels, config: AdversarialConfig) -> AdversarialLoss:
-    with torch.no_grad(), in_mode(unwrapped(model), config.model_mode):
+    with torch.no_grad(), in_mode(unwrapped(model), config.settled.model_mode):
         clean_probabilities = unwrapped(model)(images).softmax(dim=1)
     start = (images + TRADES_START * torch.randn_like(images)).clamp(0, 1)
     adversarial = _sought(model, images, clean_probabilities, start, config, loss=_divergence)
     clean, logits = model(images, adversarial)
     robustness = _divergence(logits, clean.softmax(dim=1)).mean()
-    return AdversarialLoss(criterion(clean, labels) + config.beta * robustness, logits.detach(), clean.detach())
+    return AdversarialLoss(criterion(clean, labels) + config.settled.beta * robustness, logits.detach(), clean.detach())
 
 
 def _divergence(logits: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
@@ -152,6 +154,8 @@ def _divergence(logits: torch.Tensor, probabilities: torch.Tensor) -> torch.Tens
 
 def _sought(model, images, targets, start, config: AdversarialConfig, **loss) -> torch.Tensor:
     model = unwrapped(model)
-    ball = {"eps": config.eps, "norm": config.norm}
-    with in_mode(model, config.model_mode):
-        return climb(model, images, targets, start, **ball, steps=config.steps, step_size=config.step_size, **loss)
+    steps, step_size, _, _, mode = config.settled
+    with in_mode(model, mode):
+        return climb(
+            model, images, targets, start, eps=config.eps, norm=config.norm, steps=steps, step_size=step_size, **loss
+        )

@@ -66,7 +66,7 @@ def masking_warnings(results: Iterable[Mapping[str, Any]]) -> list[str]:
         iterated = {name: accuracy[name] for name in WHITE_BOX if name in accuracy}
         if not iterated:
             continue
-        best = min(iterated, key=iterated.get)
+        best = min(iterated, key=iterated.__getitem__)
         if "square" in accuracy and accuracy["square"] < iterated[best] - chance:
             warnings.append(
                 f"gradients may be masked: Square, which uses none, leaves {accuracy['square']:.1f} % right {where}, "

@@ -27,6 +27,6 @@ def main(argv: Sequence[str]) -> None:
     write_card(result.run_folder)
     print(f"before: {result.before}")
     print(f"after:  {result.after}")
-    if not result.after.is_better_than(result.before):
+    if result.after is None or not result.after.is_better_than(result.before):
         print("this did not help: more images, more steps or a lower --lr may")
     print(result.load_line)

@@ -55,12 +55,13 @@ def main(argv: Sequence[str]) -> None:
     # torch and timm: not for the help
     from timm.models import split_model_name_tag
 
+    from timm_asap._types import present, pretrained_cfg_of
     from timm_asap.zoo import AsapOptions, is_twin, plain_name
     from timm_asap.zoo.summary import dry_run
 
     stem = STEM[options.stem]
     asap = AsapOptions(options.window, options.boundary, options.layout, stem)
-    folder = None if options.dry_run else _empty_folder(options.output)
+    folder = None if options.dry_run or options.output is None else _empty_folder(options.output)
     plain = plain_name(options.architecture) if is_twin(options.architecture) else options.architecture
     name = split_model_name_tag(plain)[0]
     with warnings.catch_warnings():
@@ -73,10 +74,11 @@ def main(argv: Sequence[str]) -> None:
             boundary=options.boundary,
             stem=stem,
         )
-    size = options.input_size or tuple(model.pretrained_cfg["input_size"])
+    size = options.input_size or tuple(pretrained_cfg_of(model)["input_size"])
     console = screen()
-    total = f"{report.macs / 1e9:.2f} GMACs, {report.added_macs / 1e6:.1f} M more"
-    percent = 100 * report.added_macs / report.macs
+    macs, added_macs = present(report.macs, "size of an image"), present(report.added_macs, "size of an image")
+    total = f"{macs / 1e9:.2f} GMACs, {added_macs / 1e6:.1f} M more"
+    percent = 100 * added_macs / macs
     console.print(f"{name} at {'x'.join(map(str, size))}: {total} ({percent:.1f} %)")
     _table(report).print(console)
     for site in report.sites:
@@ -100,6 +102,7 @@ def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
     import timm
     from timm.models import get_pretrained_cfg, split_model_name_tag
 
+    from timm_asap._types import present
     from timm_asap.zoo import check_model_name, create_model, is_shipped, is_twin, twin_names
     from timm_asap.zoo.asap_twins import SUFFIX
 
@@ -109,7 +112,7 @@ def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
         raise UserError(unknown_name("twin", twin, twin_names()))
     overlay = None
     if is_shipped(named) and not is_twin(named):  # the tag of the twin means weights of its own
-        cfg = get_pretrained_cfg(named).to_dict()
+        cfg = present(get_pretrained_cfg(named), "configuration").to_dict()
         overlay = {key: value for key, value in cfg.items() if key not in ("architecture", "tag")}
     check_model_name(named, pretrained=True)
     try:

@@ -71,16 +71,16 @@ def main(argv: Sequence[str]) -> None:
     if options.corruption not in corruption_names(pair):
         raise UserError(unknown_name("corruption", options.corruption, corruption_names(pair)))
     if options.space is not None:
-        _write(options, pair)
+        _write(options, options.space, pair)
     else:
         _serve(options, pair)
 
 
-def _write(options: DemoOptions, pair: DemoPair) -> None:
+def _write(options: DemoOptions, space: str, pair: DemoPair) -> None:
     from timm_asap.demo.space import write_space
 
     folder = write_space(
-        options.space,
+        space,
         pair,
         options.model,
         options.plain,

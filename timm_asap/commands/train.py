@@ -49,6 +49,8 @@ def main(argv: Sequence[str]) -> None:
         f"after {result.epochs} epoch{'' if result.epochs == 1 else 's'}, {result.seconds:.0f} s"
     )
     print(result.load_line)
+    if result.test_accuracy is None or result.test_images is None:
+        return
     if doubt := below_chance(result.test_accuracy, result.test_images, result.classes):
         print(f"{program()}: {doubt}", file=sys.stderr)
 

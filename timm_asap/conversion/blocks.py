@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from timm_asap._types import undeclared
 from timm_asap.conversion.filtering import resample, resample_axes
 from timm_asap.conversion.functional import REPLACEMENTS, shrinking
 from timm_asap.conversion.strided import AsapLayer, input_of
@@ -31,7 +32,7 @@ class PooledTokens(AsapLayer):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Pool tokens of shape (B, H W, C)."""
         batch, _, channels = x.shape
-        image = x.transpose(1, 2).reshape(batch, channels, *self.resolution)
+        image = x.transpose(1, 2).reshape(batch, channels, *undeclared(self).resolution)
         return self._pool(image).flatten(2).transpose(1, 2)
 
 
@@ -74,22 +75,23 @@ class LowPassedFusion(AsapLayer):
 
     def forward(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """Fuse maps at the size of the first, low-pass, and bring the result to the output's resolution."""
-        size, target = inputs[0].shape[-2:], self.output_resolution
+        block = undeclared(self)
+        size, target = inputs[0].shape[-2:], block.output_resolution
         enlarged = [
-            F.interpolate(x, size=size, mode=self.interpolation_mode)
+            F.interpolate(x, size=size, mode=block.interpolation_mode)
             if x.shape[-2] < size[0] or x.shape[-1] < size[1]
             else x
             for x in inputs
         ]
-        x = self.ffn(torch.cat(enlarged, dim=1))
+        x = block.ffn(torch.cat(enlarged, dim=1))
         # The stride is known here alone, and need not be whole: then the next whole one, to alias nothing.
         stride = shrinking(tuple(size), tuple(target))
         x = resample(x, "lowpass", stride, self.asap.window, self.asap.boundary)
         if tuple(size) == tuple(target):
-            return self.norm(x)
+            return block.norm(x)
         if any(n % out for n, out in zip(size, target, strict=True)):
-            return self.norm(F.interpolate(x, size=target, mode="bilinear"))
-        return self.norm(F.avg_pool2d(x, stride, stride))
+            return block.norm(F.interpolate(x, size=target, mode="bilinear"))
+        return block.norm(F.avg_pool2d(x, stride, stride))
 
 
 #: Layers that are one call of a function: the function, and the attributes that its arguments come from.
@@ -131,6 +133,6 @@ class AlternativeFunction(AsapLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the alias-free function."""
-        function, attributes = called_function(self.asap_plain)
+        function, attributes = next(_CALLS[c] for c in self.asap_plain.__mro__ if c in _CALLS)
         arguments = {name: getattr(self, name) for name in attributes}
         return REPLACEMENTS[function].function(self.asap.options, input_of(self, args, kwargs), **arguments)

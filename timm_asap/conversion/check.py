@@ -15,10 +15,11 @@ import torch
 from timm.layers.cond_conv2d import CondConv2d
 from torch import nn
 
+from timm_asap._types import undeclared
 from timm_asap.conversion.filtering import Filtered
 from timm_asap.conversion.operations import Operation
 from timm_asap.conversion.watch import tensors_of, watch
-from timm_asap.ops.spectral import window_weights
+from timm_asap.ops.spectral import as_window, window_weights
 
 __all__ = [
     "Checked",
@@ -87,8 +88,9 @@ def check_conversion(model: nn.Module, example: Any, left: Collection[str]) -> C
         if name not in converted:
             result.missed.append(operation)
             return
-        share = share_above(operation.x, operation.axes, operation.stride)
-        if share > _ROUNDING.get(operation.x.dtype, 1e-3):
+        x = _input_of(operation)
+        share = share_above(x, operation.axes, operation.stride)
+        if share > _ROUNDING.get(x.dtype, 1e-3):
             shown = f"{100 * share:.1f} %" if share > 5e-4 else f"{share:.0e}"
             result.failed[name] = (
                 f"{shown} of the energy that its {operation.kind} samples lies above the cut: what it computes before "
@@ -111,10 +113,17 @@ def _noise_like(value: Any) -> Any:
     return type(value)(map(_noise_like, value)) if isinstance(value, (tuple, list)) else value
 
 
+def _input_of(operation: Operation) -> torch.Tensor:
+    """The map that an operation sampled, which is at hand while the pass is watched."""
+    if operation.x is None:
+        raise RuntimeError(f"{operation.function}: looked at after the pass that it is part of")
+    return operation.x
+
+
 def samples(operation: Operation, call: Filtered) -> bool:
     """Whether an operation samples the map that a low-pass gave, perhaps padded."""
     # The operator's grid lies last; an operation's may lie elsewhere.
-    x, y = (t.dequantize() if t.is_quantized else t for t in (operation.x, call.y))
+    x, y = (t.dequantize() if t.is_quantized else t for t in (_input_of(operation), call.y))
     x = x.movedim(operation.axes, tuple(range(-len(operation.axes), 0)))
     if x.ndim == y.ndim + 1 and x.shape[-2] == 1:  # PyTorch pools one axis as two, the first of one sample
         x = x.squeeze(-2)
@@ -177,7 +186,7 @@ def _is_right(call: Filtered) -> bool:
             whole = torch.cat([x, x.flip(axis)], axis)
         else:
             whole = torch.cat([x, torch.zeros_like(x)], axis)
-        weights = window_weights(whole.shape[axis], stride, call.window)
+        weights = window_weights(whole.shape[axis], stride, as_window(call.window))
         shape = [-1 if a == axis else 1 for a in range(axes)]
         filtered = torch.fft.ifft(torch.fft.fft(whole, dim=axis) * weights.view(shape), dim=axis).real
         x = filtered.narrow(axis, 0, n)
@@ -282,7 +291,7 @@ def _multiply_adds(layer: nn.Module, output: Any) -> int:
     if isinstance(layer, nn.Linear):
         return output.numel() * layer.in_features
     if isinstance(layer, CondConv2d):  # its experts' weights are flat
-        return output.numel() * math.prod(layer.weight_shape[1:])
+        return output.numel() * math.prod(undeclared(layer).weight_shape[1:])
     weight = getattr(layer, "weight", None)
     if isinstance(weight, torch.Tensor) and (weight.ndim == 4 or isinstance(layer, nn.modules.conv._ConvNd)):
         return output.numel() * math.prod(weight.shape[1:])

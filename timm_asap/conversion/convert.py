@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from timm_asap._types import BoundaryName, LayoutName, StemChoice, WindowName
 from timm_asap.conversion.check import Observation, check_conversion, observe, observe_on_meta
 from timm_asap.conversion.functional import Options
 from timm_asap.conversion.geometry import Geometry, multiply_adds
@@ -31,7 +32,7 @@ from timm_asap.conversion.strided import AsapLayer, AsapSpec, attach, detach, is
 from timm_asap.conversion.upsampling import find_upsampling
 from timm_asap.conversion.watch import module_at
 from timm_asap.errors import unknown_name
-from timm_asap.ops.spectral import as_boundary, as_window
+from timm_asap.ops.spectral import Boundary, Window, as_boundary, as_window
 
 __all__ = ["Layout", "convert"]
 
@@ -51,7 +52,7 @@ def as_layout(layout: str | Layout) -> Layout:
         raise ValueError(unknown_name("layout", layout, [v.value for v in Layout])) from None
 
 
-def check_stem(stem: str | bool) -> str | bool:
+def check_stem(stem: StemChoice) -> StemChoice:
     """`"auto"`, True or False, or ValueError."""
     if stem != "auto" and not isinstance(stem, bool):
         raise ValueError(f'stem: expected "auto", True or False, got {stem!r}')
@@ -60,10 +61,10 @@ def check_stem(stem: str | bool) -> str | bool:
 
 def convert(
     model: nn.Module,
-    layout: str = "preserve",
-    window: str = "asap",
-    boundary: str = "circular",
-    stem: str | bool = "auto",
+    layout: LayoutName | Layout = "preserve",
+    window: WindowName | Window = "asap",
+    boundary: BoundaryName | Boundary = "circular",
+    stem: StemChoice = "auto",
     input_size: tuple[int, int, int] | None = None,
     dry_run: bool = False,
     *,
@@ -156,7 +157,7 @@ def convert(
     return report
 
 
-def _find_all(model: nn.Module, options: Options, stem: str | bool, seen: Observation | None) -> dict[str, Found]:
+def _find_all(model: nn.Module, options: Options, stem: StemChoice, seen: Observation | None) -> dict[str, Found]:
     stems, named = image_layers(model)
     found: dict[str, Found] = {}
     for name, module in model.named_modules():
@@ -202,7 +203,7 @@ def _why_left(
     module: nn.Module,
     site: Downsampling,
     layout: str,
-    stem: str | bool,
+    stem: StemChoice,
     is_stem: bool,
     seen: Observation | None,
 ) -> str:
@@ -224,7 +225,7 @@ def _why_left(
     return ""
 
 
-def _stem_reason(is_stem: bool, stride: int, stem: str | bool, resizes: bool = False) -> str:
+def _stem_reason(is_stem: bool, stride: int, stem: StemChoice, resizes: bool = False) -> str:
     if is_stem and stem is False:
         return f"{'resizes the image' if resizes else 'the stem'}, and stem=False"
     if is_stem and stem == "auto" and stride >= PATCHIFY_STRIDE:
@@ -298,7 +299,7 @@ def _found_calls(
     name: str,
     module: nn.Module,
     operations: list[Operation] | None,
-    stem: str | bool,
+    stem: StemChoice,
     seen: Observation | None,
 ) -> Found:
     calls = [call for call in calls_in(module) if call.strides is not False]

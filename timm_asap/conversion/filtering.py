@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 
@@ -90,7 +90,9 @@ def opaque_to_fx(function: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         for value in (*args, *kwargs.values()):
             if isinstance(value, torch.fx.Proxy):
-                return value.tracer.create_proxy("call_function", call, args, kwargs)
+                return cast(
+                    T, value.tracer.create_proxy("call_function", call, args, kwargs)
+                )  # while a graph is traced
         return function(*args, **kwargs)
 
     return call

@@ -75,7 +75,8 @@ def _output_size(geometry: Geometry, size: Sizes) -> Sizes:
 def sliding_max(x: torch.Tensor, geometry: Geometry, padding: Sizes) -> torch.Tensor:
     """The maximum over every window of a pool's size, one sample apart."""
     if geometry.axes == 2:
-        return sliding_max2d(x, geometry.kernel_size, padding, geometry.dilation)
+        (height, width), (rows, columns), (down, right) = geometry.kernel_size, padding, geometry.dilation
+        return sliding_max2d(x, (height, width), (rows, columns), (down, right))
     return _MAX[geometry.axes](x, geometry.kernel_size, 1, padding, geometry.dilation)
 
 
@@ -106,7 +107,7 @@ def _max_then_pool(x: torch.Tensor, geometry: Geometry, options: Options) -> tor
 def _extra_padding(geometry: Geometry, size: Sizes) -> list[int]:
     """What 'same' padding or ceil mode adds to a layer's own, as `F.pad` takes it: (left, right, top, bottom)."""
     if geometry.same:
-        return pad_same_arg(size, geometry.kernel_size, geometry.stride, geometry.dilation)
+        return pad_same_arg(list(size), list(geometry.kernel_size), list(geometry.stride), list(geometry.dilation))
     extra: list[int] = []
     for axis, n in enumerate(size):
         last_window = (geometry.output_size(n, axis) - 1) * geometry.stride[axis]
@@ -148,7 +149,7 @@ def _convolution(
     if max(stride) == 1:
         return CONV[axes](input, weight, bias, stride, padding, dilation, groups)
     if options.layout == "paper":
-        sizes = (0,) * axes if padding == "valid" else as_sizes(padding, axes)
+        sizes = (0,) * axes if isinstance(padding, str) else as_sizes(padding, axes)
         geometry = Geometry(tuple(weight.shape[2:]), stride, sizes, as_sizes(dilation, axes))
         if geometry.fits_pool():
             before, after = dense_padding(geometry)
@@ -293,7 +294,7 @@ def _fractional_max_pool(axes: int, options: Options, plain: Callable, input: to
     dense = sliding_max(input, Geometry(kernel, kernel), (0,) * axes)
     output = tuple(last.shape[-axes:])
     y = _lowpass(dense, shrinking(size, output), options)
-    index, step, rest = 0, 1, last
+    index, step, rest = torch.zeros_like(last), 1, last
     for axis in reversed(range(axes)):
         first = rest % size[axis] - (kernel[axis] - 1)
         rest = rest // size[axis]

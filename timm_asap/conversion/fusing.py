@@ -43,8 +43,8 @@ def register_fusion(made: type[nn.Module], plain: type[nn.Module]) -> None:
     methods[(made, nn.ReLU)] = _fold
 
 
-def _fold(is_qat: bool, conv: nn.Module, *following: nn.Module) -> nn.Module:
-    norms = [layer for layer in following if not isinstance(layer, nn.ReLU)]
+def _fold(is_qat: bool, conv: nn.modules.conv._ConvNd, *following: nn.Module) -> nn.Module:
+    norms = [layer for layer in following if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     if is_qat or (norms and conv.training):
         raise TypeError(
             f"{type(conv).__name__}: fusion for training builds the convolution anew and would lose the alias-free "

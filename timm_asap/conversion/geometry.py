@@ -6,6 +6,7 @@ Everything is a tuple with one entry per axis of the grid: length; height and wi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from timm.layers import AvgPool2dSame, BlurPool2d
@@ -13,6 +14,8 @@ from timm.layers.cond_conv2d import CondConv2d
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
+
+from timm_asap._types import undeclared
 
 __all__ = [
     "AVG_POOLS",
@@ -109,7 +112,7 @@ class Geometry:
         return f"{kernel} / {stride}{dilated}"
 
 
-def as_sizes(value: int | tuple[int, ...], axes: int) -> Sizes:
+def as_sizes(value: int | tuple[int, ...] | list[int], axes: int) -> Sizes:
     """One number per axis: a whole number, or a tuple of one or of `axes`."""
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
     return tuple(int(v) for v in (values * axes if len(values) == 1 else values[-axes:]))
@@ -131,37 +134,38 @@ def geometry_of(layer: nn.Module) -> Geometry | None:
         return _of_convolution(layer)
     if is_quantized_convolution(layer):
         return _of_convolution(layer)
+    own = undeclared(layer)
     if axes := _axes_of(layer, MAX_POOLS):
         return Geometry(
-            as_sizes(layer.kernel_size, axes),
-            as_sizes(layer.stride, axes),
-            as_sizes(layer.padding, axes),
-            as_sizes(layer.dilation, axes),
-            ceil_mode=layer.ceil_mode,
+            as_sizes(own.kernel_size, axes),
+            as_sizes(own.stride, axes),
+            as_sizes(own.padding, axes),
+            as_sizes(own.dilation, axes),
+            ceil_mode=own.ceil_mode,
             same=isinstance(layer, MaxPool2dSame),
         )
     if axes := _axes_of(layer, AVG_POOLS):
         return Geometry(
-            as_sizes(layer.kernel_size, axes),
-            as_sizes(layer.stride, axes),
-            as_sizes(layer.padding, axes),
-            ceil_mode=layer.ceil_mode,
+            as_sizes(own.kernel_size, axes),
+            as_sizes(own.stride, axes),
+            as_sizes(own.padding, axes),
+            ceil_mode=own.ceil_mode,
             same=isinstance(layer, AvgPool2dSame),
         )
     if axes := _axes_of(layer, LP_POOLS):
-        kernel = as_sizes(layer.kernel_size, axes)
-        stride = kernel if layer.stride is None else as_sizes(layer.stride, axes)
-        return Geometry(kernel, stride, ceil_mode=layer.ceil_mode)
+        kernel = as_sizes(own.kernel_size, axes)
+        stride = kernel if own.stride is None else as_sizes(own.stride, axes)
+        return Geometry(kernel, stride, ceil_mode=own.ceil_mode)
     if isinstance(layer, BlurPool2d):
-        left, right, *_ = layer.padding
+        left, right, *_ = own.padding
         # BlurPool2d pads alike on all sides; were that to change, half the sum would no longer be whole.
-        assert left == right, layer.padding
-        return Geometry(as_sizes(layer.filt_size, 2), as_sizes(layer.stride, 2), (left, left))
+        assert left == right, own.padding
+        return Geometry(as_sizes(own.filt_size, 2), as_sizes(own.stride, 2), (left, left))
     if isinstance(layer, nn.PixelUnshuffle):
         return Geometry((layer.downscale_factor,) * 2, (layer.downscale_factor,) * 2)
     if isinstance(layer, nn.Unfold) or is_deformable(layer):
         return Geometry(
-            *(as_sizes(getattr(layer, name), 2) for name in ("kernel_size", "stride", "padding", "dilation"))
+            as_sizes(own.kernel_size, 2), as_sizes(own.stride, 2), as_sizes(own.padding, 2), as_sizes(own.dilation, 2)
         )
     return None
 
@@ -184,7 +188,7 @@ def upsampling_geometry(layer: nn.Module) -> Geometry | None:
         geometry = Geometry(tuple(map(int, factors)), tuple(map(int, factors)))
     else:
         return None
-    return geometry if geometry.strides else None
+    return geometry if geometry is not None and geometry.strides else None
 
 
 def is_quantized_convolution(layer: nn.Module) -> bool:
@@ -199,31 +203,32 @@ def is_deformable(layer: nn.Module) -> bool:
 
 
 def _of_convolution(layer: nn.Module) -> Geometry | None:
-    if layer.padding == "same":  # PyTorch allows it at stride 1 alone
+    own = undeclared(layer)
+    if own.padding == "same":  # PyTorch allows it at stride 1 alone
         return None
-    axes = len(layer.kernel_size) if isinstance(layer.kernel_size, (tuple, list)) else 2
+    axes = len(own.kernel_size) if isinstance(own.kernel_size, (tuple, list)) else 2
     # timm's standardised 'same' convolutions carry the flag, its plain one is a class of its own.
     same = isinstance(layer, Conv2dSame) or bool(
         getattr(layer, "same_pad", False) or getattr(layer, "dynamic_padding", False)
     )
     return Geometry(
-        as_sizes(layer.kernel_size, axes),
-        as_sizes(layer.stride, axes),
-        (0,) * axes if layer.padding == "valid" else as_sizes(layer.padding, axes),
-        as_sizes(layer.dilation, axes),
+        as_sizes(own.kernel_size, axes),
+        as_sizes(own.stride, axes),
+        (0,) * axes if own.padding == "valid" else as_sizes(own.padding, axes),
+        as_sizes(own.dilation, axes),
         same=same,
     )
 
 
-def multiply_adds(channels: int, size: Sizes, stride: Sizes, pooled: bool) -> int:
+def multiply_adds(channels: int, size: Sequence[int], stride: Sizes, pooled: bool) -> int:
     """Multiply-adds of the low-pass (or, `pooled`, of the pool) on `channels` maps of a size.
 
     The last axis goes first, as `timm_asap.ops.resample` applies them.
     """
-    size, total = list(size), 0
-    for axis in reversed(range(len(size))):
+    left, total = list(size), 0
+    for axis in reversed(range(len(left))):
         if stride[axis] > 1:
-            rows = math.ceil(size[axis] / stride[axis]) if pooled else size[axis]
-            total += math.prod(size) * rows
-            size[axis] = rows
+            rows = math.ceil(left[axis] / stride[axis]) if pooled else left[axis]
+            total += math.prod(left) * rows
+            left[axis] = rows
     return channels * total

@@ -73,7 +73,8 @@ class Operation:
     @property
     def sizes(self) -> tuple[Sizes, Sizes]:
         """The grid before and after; that after may lie elsewhere, for what rearranges."""
-        return tuple(tuple(shape[axis] for axis in self.axes) for shape in (self.input_shape, self.output_shape))
+        before, after = (tuple(shape[axis] for axis in self.axes) for shape in (self.input_shape, self.output_shape))
+        return before, after
 
     @property
     def is_fractional(self) -> bool:

@@ -50,22 +50,26 @@ def reparameterize(model: nn.Module, inplace: bool = False) -> nn.Module:
         model = copy.deepcopy(model)
     # By name: how what was converted downsamples, None for a strided layer that was left.
     specs: dict[str, AsapSpec | None] = {}
-    kept: dict[nn.Module, type[AsapLayer]] = {}
+    kept: dict[nn.Module, tuple[AsapSpec, type[AsapLayer]]] = {}
     for name, layer in list(model.named_modules()):
         if is_converted(layer):
-            kept[layer] = layer.asap_mixin
-            specs[name] = detach(layer)
+            mixin = layer.asap_mixin
+            specs[name] = spec = detach(layer)
+            kept[layer] = spec, mixin
         elif strides(layer):
             specs[name] = None
 
-    before = {layer: name for name, layer in model.named_modules()}
+    before = set(model.modules())
     reparameterize_model(model, inplace=True)
 
     for name, layer in list(model.named_modules()):
         if layer in kept:
-            attach(layer, specs[before[layer]], kept[layer])
-        elif strides(layer) and layer not in before and (spec := _spec_of_fused(name, specs)) is not None:
-            geometry = geometry_of(layer)
+            attach(layer, *kept[layer])
+            continue
+        geometry = geometry_of(layer)
+        if geometry is None or not geometry.strides or layer in before:
+            continue
+        if (spec := _spec_of_fused(name, specs)) is not None:
             attach(layer, replace(spec, geometry=geometry), mixin_for(layer, geometry, spec.layout))
     return model
 

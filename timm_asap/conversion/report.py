@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from timm_asap._types import StemChoice
 from timm_asap.conversion.geometry import Geometry
 from timm_asap.conversion.operations import Operation
 from timm_asap.conversion.rewrite import Call
@@ -78,7 +79,7 @@ class ConversionReport:
     layout: str
     window: str
     boundary: str
-    stem: str | bool
+    stem: StemChoice
     macs: int | None = None
     watched: bool = False
     unseen: tuple[str, ...] = ()

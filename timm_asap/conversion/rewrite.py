@@ -462,10 +462,12 @@ def _rewritten(function: FunctionType, options: Options) -> FunctionType:
     node = rewriter.visit(node)
     if not rewriter.values:
         return function
+    inner: list[ast.stmt]
     names = [*code.co_freevars, *rewriter.values]
     parameters = ast.arguments([], [ast.arg(name) for name in names], None, [], [], None, [])
     if isinstance(node, ast.Lambda):
-        inner, made = [ast.Return(node)], "<lambda>"
+        inner = [ast.Return(node)]
+        made = "<lambda>"
     else:
         node.decorator_list, node.returns = [], None
         for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs):
@@ -473,11 +475,12 @@ def _rewritten(function: FunctionType, options: Options) -> FunctionType:
         for argument in (node.args.vararg, node.args.kwarg):
             if argument is not None:
                 argument.annotation = None
-        inner, made = [node, ast.Return(ast.Name(node.name, ast.Load()))], node.name
+        inner = [node, ast.Return(ast.Name(node.name, ast.Load()))]
+        made = node.name
     node.args.defaults, node.args.kw_defaults = _no_defaults(node.args)
     factory = ast.FunctionDef("_asap_factory", parameters, inner, [], None)
     if hasattr(factory, "type_params"):
-        factory.type_params = []
+        vars(factory)["type_params"] = []
     tree = ast.fix_missing_locations(
         ast.copy_location(ast.Module([ast.copy_location(factory, original)], []), original)
     )

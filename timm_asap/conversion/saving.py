@@ -47,8 +47,9 @@ def conversion_of(source: Any) -> dict[str, Any] | None:
         return as_record({name: _entry(module) for name, module in layers}) if layers else None
     if isinstance(source, Mapping) and "converted" in source:
         return dict(source)
-    if hasattr(source, "_metadata"):
-        marked = {name: entry["asap"] for name, entry in source._metadata.items() if "asap" in entry}
+    metadata = getattr(source, "_metadata", None)
+    if metadata is not None:
+        marked = {name: entry["asap"] for name, entry in metadata.items() if "asap" in entry}
         return as_record(marked) if marked else None
     if isinstance(source, Mapping):
         return None  # a state dict that lost its metadata

@@ -10,6 +10,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -68,10 +69,10 @@ class FunctionalSite:
     """
 
     what: str
-    geometry: Callable[[nn.Module], Geometry | None] = lambda block: None
+    geometry: Callable[[Any], Geometry | None] = lambda block: None
     mixins: dict[str, type[AsapLayer]] | None = None
     reason: str = ""
-    applies: Callable[[nn.Module], bool] = lambda block: True
+    applies: Callable[[Any], bool] = lambda block: True
     is_stem: bool = False
     pools: bool | None = None
     channels_first: bool = True
@@ -81,7 +82,7 @@ def _fixed(kernel: int, stride: int) -> Callable[[nn.Module], Geometry]:
     return lambda block: Geometry((kernel, kernel), (stride, stride))
 
 
-def _patches(size: Callable[[nn.Module], int]) -> Callable[[nn.Module], Geometry]:
+def _patches(size: Callable[[Any], int]) -> Callable[[nn.Module], Geometry]:
     return lambda block: Geometry((size(block),) * 2, (size(block),) * 2)
 
 
@@ -357,7 +358,7 @@ def image_layers(model: nn.Module) -> tuple[set[nn.Module], set[nn.Module]]:
             named.update(network.modules())
     others = [m for m in model.modules() if m not in named]
     readers = [m for m in others if isinstance(m, (*CONVOLUTIONS.values(), nn.PixelUnshuffle, nn.Unfold))]
-    convolutions = [m for m in readers if isinstance(m, tuple(CONVOLUTIONS.values()))]
+    convolutions = [m for m in readers if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))]
     if readers:
         stems.add(readers[0])
     if convolutions:
@@ -368,7 +369,7 @@ def image_layers(model: nn.Module) -> tuple[set[nn.Module], set[nn.Module]]:
     stems.update(m for m in model.modules() if (site := functional_site(m)) and site.is_stem)
     # What cuts an image into large patches does so wherever it stands.
     blocks = (m for m in model.modules() if isinstance(m, (nn.PixelUnshuffle, nn.Unfold)))
-    stems.update(m for m in blocks if max(geometry_of(m).stride) >= PATCHIFY_STRIDE)
+    stems.update(m for m in blocks if (cut := geometry_of(m)) and max(cut.stride) >= PATCHIFY_STRIDE)
     return stems, named
 
 

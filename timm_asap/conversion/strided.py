@@ -13,17 +13,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import register_notrace_module
 from torch import nn
 
+from timm_asap._types import undeclared
 from timm_asap.conversion.filtering import resample, unwatched
 from timm_asap.conversion.functional import CONV, Options, dense_padding, max_then_pool, pool_alone
 from timm_asap.conversion.fusing import register_fusion
 from timm_asap.conversion.geometry import AVG_POOLS, CONVOLUTIONS, MAX_POOLS, Geometry, geometry_of, upsampling_geometry
+from timm_asap.ops.layers import not_traced
 
 __all__ = [
     "AsapLayer",
@@ -40,6 +41,10 @@ __all__ = [
     "plain_class",
     "uses_own_forward",
 ]
+
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 @dataclass(frozen=True)
@@ -66,12 +71,17 @@ class AsapSpec:
         return Options(self.window, self.boundary, self.layout, self.upsampling)
 
 
+if TYPE_CHECKING:
+    _Module = nn.Module  # of which every class is that has one of the mixins
+else:
+    _Module = object
+
 #: Attributes from which `geometry_of` reads; assigning one reads the layer again.
 _GEOMETRY = {"kernel_size", "stride", "padding", "dilation", "ceil_mode", "downscale_factor"}
 
 
-@register_notrace_module
-class AsapLayer:
+@not_traced
+class AsapLayer(_Module):
     """Base of the mixins: the specification, pickling and the representation.
 
     Their `forward` calls on to the class they were mixed into. Never instantiated by itself.
@@ -91,6 +101,9 @@ class AsapLayer:
     asap_options: Options
     asap_input: str
 
+    #: Of the paper's layout: what is padded around the pool, as `F.pad` takes it.
+    asap_pad: tuple[int, ...]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Of the class of a converted layer, as adapters build their branches: `type(layer)(3, 8, 3, stride=2)`.
         # What is built strides as alias-free as the layer whose class was taken.
@@ -101,7 +114,7 @@ class AsapLayer:
                 "on no stride; convert with layout='preserve', or attach the adapter before converting"
             )
         super().__init__(*args, **kwargs)
-        self.__class__ = made.asap_plain
+        undeclared(self).__class__ = made.asap_plain
         geometry, mixin = geometry_of(self), made.asap_mixin
         if mixin in _OF_GEOMETRY:
             if geometry is None or not geometry.strides:
@@ -117,13 +130,14 @@ class AsapLayer:
             )
         own = self.__dict__
         if name not in _GEOMETRY or "asap" not in own or "_parameters" not in own:  # the last: it is being unpickled
-            super().__setattr__(name, value)
+            super().__setattr__(name, value)  # pyright: ignore[reportArgumentType]  # PyTorch takes any value
             return
         # A stride that is changed after conversion, as re-identification networks do to their last stage.
         mixin, spec = self.asap_mixin, detach(self)
         setattr(self, name, value)
         geometry = upsampling_geometry(self) if mixin is LowPassedAfter else geometry_of(self)
-        if mixin in _OF_GEOMETRY:  # at stride 1 the paper's layout would be the pool of nothing in place of the layer
+        if geometry is not None and mixin in _OF_GEOMETRY:
+            # at stride 1 the paper's layout would be the pool of nothing in place of the layer
             in_paper = geometry.strides and geometry.fits_pool()
             mixin = mixin_for(self, geometry, spec.layout if in_paper else "preserve")
         attach(self, replace(spec, geometry=geometry or spec.geometry), mixin)
@@ -163,9 +177,10 @@ class AsapLayer:
         plain = super().extra_repr()
         return f"{plain}{', ' if plain else ''}asap={self.asap.layout}/{self.asap.window}/{self.asap.boundary}"
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         # The class is made at run time and has no importable name: name what it is made of instead.
-        _, (cls,), *rest = super().__reduce_ex__(2)
+        reduced = super().__reduce_ex__(2)
+        _, (cls,), *rest = cast("tuple[Any, ...]", reduced)  # a string would be a global name
         if "asap_plain" not in vars(cls):  # a class that another library made of ours
             return super().__reduce_ex__(protocol)
         # A state that the class makes by itself, as PyTorch's int8 layers do, knows nothing of our attributes.
@@ -176,7 +191,7 @@ class AsapLayer:
 
     def _deepcopy(self, memo: dict[int, Any]) -> nn.Module:
         # Of classes that copy themselves, such as PyTorch's int8 layers: they know nothing of our attributes.
-        copied = self.asap_plain.__deepcopy__(self, memo)
+        copied = undeclared(self.asap_plain).__deepcopy__(self, memo)
         vars(copied).update((name, value) for name, value in vars(self).items() if name.startswith("asap"))
         return copied
 
@@ -217,7 +232,8 @@ class PooledPointwise(AsapLayer):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Pool the input, then run the convolution on every sample."""
-        return CONV[self.asap.geometry.axes](self._pool(input), self.weight, self.bias, groups=self.groups)
+        layer = undeclared(self)
+        return CONV[self.asap.geometry.axes](self._pool(input), layer.weight, layer.bias, groups=layer.groups)
 
 
 class MaxThenPool(AsapLayer):
@@ -302,9 +318,9 @@ _OF_GEOMETRY = (LowPassed, PooledPointwise, MaxThenPool, PoolThenConv, PoolAlone
 
 
 @cache
-def _class_of(mixin: type[AsapLayer], plain: type[nn.Module], options: Options) -> type[nn.Module]:
+def _class_of(mixin: type[AsapLayer], plain: type[nn.Module], options: Options) -> type[AsapLayer]:
     """The class of a converted layer, of a mixin and the class that the layer had."""
-    names = {
+    names: dict[str, Any] = {
         # Tracers tell by the module of a class whether it is one of PyTorch's layers, which they do not look into.
         "__module__": plain.__module__,
         "__doc__": mixin.__doc__,
@@ -317,8 +333,8 @@ def _class_of(mixin: type[AsapLayer], plain: type[nn.Module], options: Options) 
     if hasattr(plain, "__deepcopy__"):
         names["__deepcopy__"] = AsapLayer._deepcopy
     if getattr(plain, "cls_to_become", None) is not None:  # a lazy layer, and what the first batch makes of it
-        names["cls_to_become"] = _class_of(mixin, plain.cls_to_become, options)
-    made = type(f"Asap{plain.__name__}", (mixin, plain), names)
+        names["cls_to_become"] = _class_of(mixin, undeclared(plain).cls_to_become, options)
+    made: type[AsapLayer] = type(f"Asap{plain.__name__}", (mixin, plain), names)
     register_fusion(made, plain)
     return made
 
@@ -342,14 +358,14 @@ def _blank(
     return layer
 
 
-def is_converted(layer: nn.Module) -> bool:
+def is_converted(layer: nn.Module) -> TypeIs[AsapLayer]:
     """Whether a layer has the operator attached already."""
     return isinstance(layer, AsapLayer)
 
 
-def _made_class(layer: nn.Module) -> type[nn.Module]:
+def _made_class(layer: nn.Module) -> type[AsapLayer]:
     """The class of a converted layer that `_class_of` made: its own, or one that a parametrization was built on."""
-    return next(cls for cls in type(layer).__mro__ if "asap_plain" in vars(cls))
+    return next(cls for cls in type(layer).__mro__ if issubclass(cls, AsapLayer) and "asap_plain" in vars(cls))
 
 
 def _base_class(layer: nn.Module) -> type[nn.Module]:
@@ -445,20 +461,21 @@ def keeps_sizes(layer: nn.Module, geometry: Geometry, mixin: type[AsapLayer]) ->
 
 def _make_dense(layer: nn.Module, geometry: Geometry) -> None:
     """Stride 1 and 'same' padding, (extent - 1) // 2 before and extent // 2 after, on a convolution."""
-    layer.stride = (1,) * geometry.axes
-    layer.asap_pad = (0,) * (2 * geometry.axes)
+    own = undeclared(layer)
+    own.stride = (1,) * geometry.axes
+    own.asap_pad = (0,) * (2 * geometry.axes)
     if geometry.same:
         return
     before, after = dense_padding(geometry)
     around = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
     if getattr(layer, "padding_mode", "zeros") != "zeros":
-        layer.padding = before
-        layer._reversed_padding_repeated_twice = around  # what PyTorch's convolutions pad with in these modes
+        own.padding = before
+        own._reversed_padding_repeated_twice = around  # what PyTorch's convolutions pad with in these modes
     elif before == after:
-        layer.padding = before
+        own.padding = before
     else:
-        layer.padding = (0,) * geometry.axes
-        layer.asap_pad = tuple(around)
+        own.padding = (0,) * geometry.axes
+        own.asap_pad = tuple(around)
 
 
 def attach(layer: nn.Module, spec: AsapSpec, mixin: type[AsapLayer]) -> None:
@@ -469,6 +486,7 @@ def attach(layer: nn.Module, spec: AsapSpec, mixin: type[AsapLayer]) -> None:
         spec: How it shall downsample.
         mixin: What it becomes: of :func:`mixin_for`, or of `timm_asap.conversion.sites`.
     """
+    own = undeclared(layer)
     if mixin is PoolThenConv:
         _make_dense(layer, spec.geometry)
     plain = _base_class(layer)
@@ -476,12 +494,12 @@ def attach(layer: nn.Module, spec: AsapSpec, mixin: type[AsapLayer]) -> None:
     _forget_own_forward(layer)
     if "forward" in vars(layer) and hasattr(mixin, "forward"):
         if _is_hooked(layer):
-            layer._old_forward = made.forward.__get__(layer)
+            own._old_forward = made.forward.__get__(layer)
         else:
-            layer.asap_replaced_forward = vars(layer).pop("forward")
-    layer.asap = spec
-    layer.__class__ = _rebase(type(layer), plain, made)
-    layer._attached()
+            own.asap_replaced_forward = vars(layer).pop("forward")
+    own.asap = spec
+    own.__class__ = _rebase(type(layer), plain, made)
+    own._attached()
 
 
 def detach(layer: nn.Module) -> AsapSpec:
@@ -493,23 +511,25 @@ def detach(layer: nn.Module) -> AsapSpec:
     Returns:
         How it downsampled.
     """
-    spec, geometry, made = layer.asap, layer.asap.geometry, _made_class(layer)
-    layer._detaching()
-    del layer.asap
+    own = undeclared(layer)
+    spec: AsapSpec = own.asap
+    geometry, made = spec.geometry, _made_class(layer)
+    own._detaching()
+    del own.asap
     _forget_own_forward(layer)
-    layer.__class__ = _rebase(type(layer), made, made.asap_plain)
+    own.__class__ = _rebase(type(layer), made, made.asap_plain)
     if _is_hooked(layer):
-        layer._old_forward = made.asap_plain.forward.__get__(layer)
+        own._old_forward = made.asap_plain.forward.__get__(layer)
     elif "asap_replaced_forward" in vars(layer):
-        layer.forward = vars(layer).pop("asap_replaced_forward")
+        own.forward = vars(layer).pop("asap_replaced_forward")
     if made.asap_mixin is PoolThenConv:
-        del layer.asap_pad
-        layer.stride = geometry.stride
+        del own.asap_pad
+        own.stride = geometry.stride
         if not geometry.same:
-            layer.padding = geometry.padding
+            own.padding = geometry.padding
             if getattr(layer, "padding_mode", "zeros") != "zeros":
                 doubled = [n for n in reversed(geometry.padding) for _ in range(2)]
-                layer._reversed_padding_repeated_twice = doubled
+                own._reversed_padding_repeated_twice = doubled
     return spec
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -240,7 +241,10 @@ class _Slice:
 def module_at(model: nn.Module, name: str) -> nn.Module:
     """The module of that name, as `get_submodule`, which scripted modules do not support."""
     for part in name.split(".") if name else ():
-        model = model._modules[part]
+        inner = model._modules[part]
+        if inner is None:
+            raise AttributeError(f"{name}: there is no module")
+        model = inner
     return model
 
 
@@ -311,4 +315,4 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _is_lazy(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+    return is_lazy(tensor)

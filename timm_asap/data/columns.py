@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
@@ -48,16 +48,16 @@ def find_label_column(features: datasets.Features, asked: str | None) -> str:
     """
     import datasets
 
-    features = flat_features(features)
-    of_type = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    plain = [name for name, feature in features.items() if _holds_names_or_numbers(feature)]
+    flat = flat_features(features)
+    of_type = [name for name, feature in flat.items() if isinstance(feature, datasets.ClassLabel)]
+    plain = [name for name, feature in flat.items() if _holds_names_or_numbers(feature)]
     named = [name for name in plain if name in _LABEL_NAMES]
     # the fields of a column, such as the json of a WebDataset, only where no column is a label
     candidates = of_type or named or [name for name in plain if name.rpartition(".")[2] in _LABEL_NAMES]
-    name = _choose("label", "--label-key", features, candidates, _LABEL_NAMES, asked)
+    name = _choose("label", "--label-key", flat, candidates, _LABEL_NAMES, asked)
     if name not in of_type + plain:
         raise UserError(
-            f"column {name!r} holds {features[name]}: a label is a ClassLabel, an integer or a string; "
+            f"column {name!r} holds {flat[name]}: a label is a ClassLabel, an integer or a string; "
             "name another column with --label-key"
         )
     return name
@@ -67,7 +67,18 @@ class UnknownClassesError(UserError):
     """Which classes there are cannot be known of the images to measure on alone."""
 
 
-def is_named(feature: object) -> bool:
+def features_of(table: datasets.Dataset | datasets.IterableDataset) -> datasets.Features:
+    """The columns of a table and their types.
+
+    Raises:
+        UserError: It is a stream that does not say them.
+    """
+    if table.features is None:
+        raise UserError("the columns of the stream and their types are not known: leave --streaming out")
+    return table.features
+
+
+def is_named(feature: object) -> TypeGuard[datasets.ClassLabel]:
     """Whether a column's type says the names of the classes."""
     import datasets
 
@@ -132,8 +143,10 @@ class LabelEncoder:
         label_names: tuple[str, ...] | None,
     ) -> None:
         own_names = feature.names if is_named(feature) else None
-        if label_names is not None or own_names is not None:
-            self.names = tuple(own_names if label_names is None else label_names)
+        names = own_names if label_names is None else label_names
+        self._numbers: dict[Any, int]
+        if names is not None:
+            self.names = tuple(names)
         elif num_classes is not None:
             self.names = tuple(str(number) for number in range(num_classes))
         elif train_values is None:
@@ -207,7 +220,7 @@ def row_value(row: Mapping, features: datasets.Features, name: str) -> object:
     return _descend(row[column], path)
 
 
-def has_column(features: datasets.Features, name: str) -> bool:
+def has_column(features: Mapping[str, object], name: str) -> bool:
     """Whether there is a column of that name, or a field of a column."""
     return name in flat_features(features)
 
@@ -217,9 +230,9 @@ def top_column(features: datasets.Features, name: str) -> str:
     return _column_and_path(features, name)[0]
 
 
-def flat_features(features: datasets.Features) -> dict[str, object]:
+def flat_features(features: Mapping[str, object]) -> dict[str, object]:
     """Columns by name, and the fields of those that have fields as "column.field"."""
-    flat = {}
+    flat: dict[str, object] = {}
     for name, feature in features.items():
         flat[name] = feature
         if isinstance(feature, dict):
@@ -231,7 +244,7 @@ def _column_and_path(features: datasets.Features, name: str) -> list[str]:
     return [name] if name in features else name.split(".")
 
 
-def _descend(value: object, path: list[str]) -> object:
+def _descend(value: Any, path: list[str]) -> Any:
     for field in path:
         value = None if value is None else value[field]
     return value
@@ -245,7 +258,7 @@ def _holds_names_or_numbers(feature: object) -> bool:
 def _choose(
     kind: str,
     flag: str,
-    features: datasets.Features,
+    features: Mapping[str, object],
     candidates: list[str],
     usual_names: tuple[str, ...],
     asked: str | None,

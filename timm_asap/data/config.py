@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+from timm_asap._types import present, pretrained_cfg_of
 from timm_asap.command_line import Folder, JsonList, Name, metavar
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ class PixelConfig:
 
     input_size: tuple[int, int, int] | None = None
     """(C, H, W) that the network takes; None: that of the data set."""
-    mean: tuple[float, ...] | None = None
-    """Mean per channel on the [0, 1] scale; None: that of the data set."""
-    std: tuple[float, ...] | None = None
+    mean: tuple[float, ...] = ()
+    """Mean per channel on the [0, 1] scale; empty: that of the data set."""
+    std: tuple[float, ...] = ()
     """Standard deviation per channel, likewise."""
     interpolation: str = "bicubic"
     """How large images are resized: "bilinear", "bicubic" or another of timm's names."""
@@ -33,14 +34,20 @@ class PixelConfig:
     @classmethod
     def of_model(cls, model: nn.Module) -> PixelConfig:
         """What a model of timm says of itself in its `pretrained_cfg`."""
-        own = model.pretrained_cfg
+        own = pretrained_cfg_of(model)
+        channels, height, width = own["input_size"]
         return cls(
-            input_size=tuple(own["input_size"]),
+            input_size=(channels, height, width),
             mean=tuple(own["mean"]),
             std=tuple(own["std"]),
             interpolation=own["interpolation"],
             crop_pct=own["crop_pct"],
         )
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(C, H, W) that the network takes, once it is settled."""
+        return present(self.input_size, "input_size")
 
     def without_normalization(self) -> PixelConfig:
         """The same images as pixels in [0, 1]."""

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from timm_asap.data.columns import (
     LabelEncoder,
     UnknownClassesError,
     column_values,
+    features_of,
     find_image_column,
     find_label_column,
     flat_features,
@@ -37,6 +39,7 @@ from timm_asap.data.splits import (
     ImageDataset,
     LazySplit,
     TensorSplit,
+    counted,
     large_dataset,
     small_dataset,
 )
@@ -79,15 +82,14 @@ def load_huggingface(
     Raises:
         UserError: The data set cannot be reached or read, or lacks images, labels or a split.
     """
-    asked = {"train_split": train_split, "test_split": test_split}
-    tables = load_tables(name, data_dir, **asked)
+    tables = load_tables(name, data_dir, train_split=train_split, test_split=test_split)
     train_split = train_split or find_train_split(tables)
     if test_split == train_split:
         raise UserError(f"the split {train_split!r} cannot be trained and measured on at once: name another")
-    train_table = tables[train_split]
-    image_key = find_image_column(train_table.features, image_key)
-    label_key = find_label_column(train_table.features, label_key)
-    feature = flat_features(train_table.features)[label_key]
+    train_table = tables.on_disk_table(train_split)
+    image_key = find_image_column(features_of(train_table), image_key)
+    label_key = find_label_column(features_of(train_table), label_key)
+    feature = flat_features(features_of(train_table))[label_key]
     encoder = LabelEncoder(feature, column_values(train_table, label_key), num_classes, label_names, class_order)
     if name == "imagefolder" and len(encoder.names) < 2:
         raise UserError(
@@ -103,7 +105,11 @@ def load_huggingface(
         *divided, test_split = hold_out_fifth(splits[0], seed)
         splits[:1] = divided
 
-    about = {"test_name": test_split, "source": source_of(name, data_dir, tables), "val_name": val_split}
+    about: dict[str, Any] = {
+        "test_name": test_split,
+        "source": source_of(name, data_dir, tables),
+        "val_name": val_split,
+    }
     about |= {"notes": notes_on(tables, wanted), "class_order": class_order}
     decoded = _decode_small(splits)
     if decoded is None:
@@ -159,7 +165,7 @@ def load_measured(
         raise UserError(f"the split {train_split!r} cannot be trained and measured on at once: name another")
     measured = test_split
     for split in [] if measured else test_splits(tables, train_split):
-        features = tables[split].features
+        features = features_of(tables[split])
         image_column = find_image_column(features, image_key)
         with contextlib.suppress(UserError):  # a test split without labels
             if not labels_are_secret(tables[split], find_label_column(features, label_key)):
@@ -168,17 +174,17 @@ def load_measured(
     from_train = measured is None
     if from_train:
         measured = train_split = train_split or find_train_split(tables)
-    table = tables[measured]
-    image_column = find_image_column(table.features, image_key)
-    label_column = find_label_column(table.features, label_key)
-    feature = flat_features(table.features)[label_column]
+    table = tables.on_disk_table(measured)
+    image_column = find_image_column(features_of(table), image_key)
+    label_column = find_label_column(features_of(table), label_key)
+    feature = flat_features(features_of(table))[label_column]
     named = is_named(feature) or num_classes is not None or label_names is not None
     values = None
     if not named:
         if from_train or train_split is None:
             values = column_values(table, label_column)
         elif tables.on_disk:
-            values = column_values(tables[train_split], label_column)
+            values = column_values(tables.on_disk_table(train_split), label_column)
         elif trained_names is not None:
             values = values_called(trained_names, column_values(table, label_column))
             label_names = trained_names if values is None else None
@@ -197,7 +203,11 @@ def load_measured(
         val_split = find_validation_split(tables, {train_split, measured}, label_column)
         unused = [other for other in (train_split, val_split) if other is not None]
         others = [_lazy_split(tables, other, image_column, label_column, encoder, skip_unreadable) for other in unused]
-    about = {"test_name": test_name, "source": source_of(name, data_dir, tables), "class_order": class_order}
+    about: dict[str, Any] = {
+        "test_name": test_name,
+        "source": source_of(name, data_dir, tables),
+        "class_order": class_order,
+    }
     about["notes"] = notes_on(tables, [measured] if train_split is None else [train_split, measured])
     decoded = None
     sizes = [_small_sizes(other) for other in others]
@@ -207,16 +217,16 @@ def load_measured(
     if decoded is None:
         return large_dataset(name, encoder.names, split.select(none), split, **about)
     dataset = small_dataset(name, encoder.names, *decoded * 2, **about)
-    return replace(dataset, train=dataset.test.select(none))
+    return replace(dataset, train=counted(dataset.test).select(none))
 
 
 def _lazy_split(
     tables: Tables, split: str, image_key: str, label_key: str, encoder: LabelEncoder, skip_unreadable: bool
 ) -> LazySplit:
-    table = tables[split]
+    table = tables.on_disk_table(split)
     for key in (image_key, label_key):
-        if not has_column(table.features, key):
-            raise UserError(f"the split {split!r} has no column {key!r}: it has {', '.join(table.column_names)}")
+        if not has_column(features_of(table), key):
+            raise UserError(f"the split {split!r} has no column {key!r}: it has {', '.join(features_of(table))}")
     labels = encoder.encode(column_values(table, label_key), f"column {label_key!r}, split {split!r}")
     images = undecoded(table.select_columns([image_key]), image_key)
     return LazySplit(images, image_key, label_key, labels, skip_unreadable, tables.folder)

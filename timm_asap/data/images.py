@@ -109,7 +109,8 @@ def image_size(record: Mapping | None, fallback_name: str) -> tuple[int, int]:
     with _reported(record, fallback_name) as source, Image.open(source, formats=_formats()) as image:
         # of a PNG without an EXIF block before its pixels, Pillow would decode them to look for one behind
         turned = "exif" in image.info and image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
-        return image.size[::-1] if turned else image.size
+        width, height = image.size
+        return (height, width) if turned else (width, height)
 
 
 def stack_images(images: Iterable[Image.Image], size: tuple[int, int], mode: str) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
 from PIL import Image
@@ -25,7 +25,7 @@ from timm_asap.data.small_images import Changes, SmallTransform
 from timm_asap.data.splits import (
     PADDING_LABEL,
     ImageDataset,
-    LazySplit,
+    ImageSplit,
     Split,
     StreamSplit,
     TensorSplit,
@@ -33,6 +33,9 @@ from timm_asap.data.splits import (
 )
 from timm_asap.data.stream_loader import StreamLoader, build_stream_loader
 from timm_asap.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class EpochDataset(Dataset):
@@ -47,6 +50,9 @@ class EpochDataset(Dataset):
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def __len__(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} does not say how many samples it has")
 
     @property
     def epoch(self) -> int:
@@ -74,8 +80,7 @@ class TensorBatches(EpochDataset):
         super().__init__(seed)
         self.split = split
         self.transform = transform
-        self._drawn_epoch = None
-        self._drawn = None
+        self._drawn: tuple[int, Changes] | None = None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -88,16 +93,16 @@ class TensorBatches(EpochDataset):
         """A whole batch: images float32 (B, C, H, W), labels int64 (B,). `DataLoader` prefers this method."""
         numbers = torch.tensor(indices)
         rows = numbers % len(self)
-        changes = None if self.transform.augment is None else self._draw().take(numbers)
+        augment = self.transform.augment
+        changes = None if augment is None else self._draw(augment.repeats).take(numbers)
         return self.transform(self.split.images.index_select(0, rows), changes), self.split.labels[rows]
 
-    def _draw(self) -> Changes:
+    def _draw(self, repeats: int) -> Changes:
         """The random numbers of the whole epoch, a row per sample."""
-        if self._drawn_epoch != self.epoch:
+        if self._drawn is None or self._drawn[0] != self.epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, 1))
-            self._drawn = self.transform.draw(len(self) * self.transform.augment.repeats, generator)
-            self._drawn_epoch = self.epoch
-        return self._drawn
+            self._drawn = self.epoch, self.transform.draw(len(self) * repeats, generator)
+        return self._drawn[1]
 
 
 class LazyImages(EpochDataset):
@@ -112,7 +117,7 @@ class LazyImages(EpochDataset):
         seed: Seed of the run.
     """
 
-    def __init__(self, split: LazySplit, transform: Callable, training: bool, seed: int) -> None:
+    def __init__(self, split: ImageSplit, transform: Callable, training: bool, seed: int) -> None:
         super().__init__(seed)
         self.split = split
         self.transform = transform
@@ -170,6 +175,36 @@ class EpochSampler(Sampler[int]):
         self.dataset.set_epoch(epoch)
 
 
+class _Options(TypedDict, total=False):
+    """The keywords of `build_loader` that may be left out, for its two signatures."""
+
+    augment: AugmentConfig | None
+    pixels: PixelConfig | None
+    seed: int
+    num_workers: int
+    drop_last: bool | None
+    steps_per_epoch: int | None
+    num_processes: int
+    process_index: int
+
+
+@overload
+def build_loader(
+    split: TensorSplit | ImageSplit,
+    dataset: ImageDataset,
+    batch_size: int,
+    *,
+    training: bool,
+    **options: Unpack[_Options],
+) -> DataLoader: ...
+
+
+@overload
+def build_loader(
+    split: Split, dataset: ImageDataset, batch_size: int, *, training: bool, **options: Unpack[_Options]
+) -> DataLoader | StreamLoader: ...
+
+
 def build_loader(
     split: Split,
     dataset: ImageDataset,
@@ -213,21 +248,25 @@ def build_loader(
             raise TypeError(f"build_loader() got an unexpected keyword argument {unknown[0]!r}")
         warnings.warn(f"{', '.join(older)} of build_loader are fields of pixels now", DeprecationWarning, stacklevel=2)
         pixels = replace(pixels, **older)
-    input_size = tuple(pixels.input_size or dataset.image_size)
+    channels, height, width = pixels.input_size or dataset.image_size
+    input_size = (channels, height, width)
     mean, std = pixels.mean or dataset.mean, pixels.std or dataset.std
-    pixels = replace(pixels, input_size=input_size, mean=mean, std=std)
+    settled = replace(pixels, input_size=input_size, mean=mean, std=std)
     augment = augment or default_augment(dataset.name)
     _check_sizes(split, dataset, batch_size, input_size, mean, std)
-    if isinstance(split, TensorSplit) or (isinstance(split, StreamSplit) and split.small is not None):
-        transform = SmallTransform(augment if training else None, input_size, mean, std, seed)
-    else:
-        transform = _large_transform(training, augment, pixels)
+
+    def small_transform() -> SmallTransform:
+        return SmallTransform(augment if training else None, input_size, mean, std, seed)
+
+    def large_transform() -> Callable:
+        return _large_transform(training, augment, settled)
+
     if isinstance(split, StreamSplit):
         if training and augment.repeats > 1:
             raise UserError("repeated augmentation needs images at random: leave --streaming or the repeats out")
         return build_stream_loader(
             split,
-            transform,
+            large_transform() if split.small is None else small_transform(),
             batch_size,
             training=training,
             seed=seed,
@@ -238,9 +277,9 @@ def build_loader(
         )
     if isinstance(split, TensorSplit):
         num_workers = 0
-        samples = TensorBatches(split, transform, seed)
+        samples = TensorBatches(split, small_transform(), seed)
     else:
-        samples = LazyImages(split, transform, training, seed)
+        samples = LazyImages(split, large_transform(), training, seed)
     if drop_last is None:
         drop_last = training and len(split) >= batch_size
     return DataLoader(
@@ -266,7 +305,7 @@ def set_epoch(loader: DataLoader | StreamLoader, epoch: int) -> None:
         loader: What `build_loader` made.
         epoch: 0 up.
     """
-    target = loader if hasattr(loader, "set_epoch") else loader.dataset
+    target: Any = loader if hasattr(loader, "set_epoch") else loader.dataset
     target.set_epoch(epoch)
 
 
@@ -277,7 +316,7 @@ def count_unreadable(loader: DataLoader | StreamLoader) -> int:
 
 
 def _large_transform(training: bool, augment: AugmentConfig, pixels: PixelConfig) -> Callable:
-    transform = create_transform(
+    transform: Any = create_transform(
         **pixels.data_config(),
         is_training=training,
         train_crop_mode=augment.train_crop_mode,
@@ -305,7 +344,7 @@ class _CutEnds:
         return self.transform(cut_ends(image))
 
 
-def _already_batched(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _already_batched(batch: Any) -> Any:
     return batch
 
 

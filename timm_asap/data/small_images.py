@@ -214,6 +214,8 @@ class SmallTransform:
 
     def draw(self, count: int, generator: torch.Generator) -> Changes:
         """The random numbers of a number of samples."""
+        if self.augment is None:
+            raise ValueError("draw: there is no augmentation to draw for")
         return draw_changes(count, self.input_size[1:], self.augment, generator)
 
     def __call__(self, images: torch.Tensor, changes: Changes | None) -> torch.Tensor:
@@ -226,14 +228,15 @@ class SmallTransform:
         Returns:
             float32, (B, *input_size).
         """
-        if changes is not None:
-            images = shift_and_flip(images, changes.moves, self.augment.crop_padding)
+        augment = self.augment
+        if changes is not None and augment is not None:
+            images = shift_and_flip(images, changes.moves, augment.crop_padding)
         # the order of torchvision's ToTensor and Normalize: measured through those, logits are the same
         images = images.float().div_(255)
         channels, *size = self.input_size
         if list(images.shape[2:]) != size:
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
         images = images.expand(-1, channels, -1, -1).sub(self.mean).div_(self.std)
-        if changes is not None and changes.boxes is not None:
-            erase(images, changes.boxes, self.augment.re_mode, self.noise)
+        if changes is not None and changes.boxes is not None and augment is not None and self.noise is not None:
+            erase(images, changes.boxes, augment.re_mode, self.noise)
         return images

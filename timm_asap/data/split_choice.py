@@ -5,22 +5,24 @@ Samples are also held out to select the best epoch by: no test split is for that
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from timm_asap.data.columns import column_values, has_column, row_value, top_column
-from timm_asap.data.splits import ImageDataset, LazySplit, Split, TensorSplit, channel_statistics
+from timm_asap.data.columns import column_values, features_of, has_column, row_value, top_column
+from timm_asap.data.splits import ImageDataset, ImageSplit, TensorSplit, channel_statistics, counted
 from timm_asap.data.tables import PEEK, Tables
 from timm_asap.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
 
+Counted = TypeVar("Counted", bound=TensorSplit | ImageSplit)
 
-def hold_out(split: TensorSplit | LazySplit, share: float, seed: int) -> tuple[Split, Split]:
+
+def hold_out(split: Counted, share: float, seed: int) -> tuple[Counted, Counted]:
     """Divides a split in two, with each class in its proportion and the samples in their order.
 
     Args:
@@ -50,7 +52,7 @@ def hold_out(split: TensorSplit | LazySplit, share: float, seed: int) -> tuple[S
     return split.select(kept), split.select(held_out)
 
 
-def hold_out_fifth(split: TensorSplit | LazySplit, seed: int) -> tuple[Split, Split, str]:
+def hold_out_fifth(split: Counted, seed: int) -> tuple[Counted, Counted, str]:
     """Splits off a fifth of the samples to measure on, with each class in its proportion; of very few, one of each.
 
     Args:
@@ -88,7 +90,7 @@ def hold_out_validation(dataset: ImageDataset, share: float, seed: int) -> Image
         UserError: There are too few samples to have every class on both sides.
     """
     try:
-        train, val = hold_out(dataset.train, share, seed)
+        train, val = hold_out(counted(dataset.train), share, seed)
     except UserError as error:
         raise UserError(f"--val-share {share:g}: {error}, or leave it out") from error
     mean, std = dataset.mean, dataset.std
@@ -138,18 +140,19 @@ def labels_are_secret(table: datasets.Dataset | datasets.IterableDataset, label_
     """
     import datasets
 
-    if not has_column(table.features, label_key):
+    features = features_of(table)
+    if not has_column(features, label_key):
         return True
     if isinstance(table, datasets.Dataset):
         labels = column_values(table, label_key)
     else:
         # without the images, which would be decoded
-        alone = table.select_columns([top_column(table.features, label_key)])
-        labels = [row_value(row, table.features, label_key) for row in alone.take(PEEK)]
+        alone = table.select_columns([top_column(features, label_key)])
+        labels = [row_value(row, features, label_key) for row in alone.take(PEEK)]
     return all(label in (None, -1) for label in labels)
 
 
-def notes_on(tables: Tables, used: list[str | None]) -> tuple[str, ...]:
+def notes_on(tables: Tables, used: Sequence[str | None]) -> tuple[str, ...]:
     """Where splits were found, what was not read, and which splits are not used; a line each."""
     where = [f"{split} in {place}" for split, place in tables.places.items() if place not in (split, ".")]
     unused = [

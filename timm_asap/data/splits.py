@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from timm_asap.errors import UserError
 
 if TYPE_CHECKING:
     import datasets
+    from typing_extensions import Self
 
 
 SMALL_SIDE_PX = 64
@@ -45,9 +46,35 @@ class TensorSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, indices: torch.Tensor) -> TensorSplit:
+    def select(self, indices: torch.Tensor) -> Self:
         """The split of these samples, in this order."""
-        return TensorSplit(self.images[indices], self.labels[indices])
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+
+class ImageSplit(Protocol):
+    """A split whose images are decoded when they are asked for: a `LazySplit`, or files without labels."""
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """int64, (N,)."""
+        ...
+
+    @property
+    def skip_unreadable(self) -> bool:
+        """Whether samples that cannot be read are replaced instead of reported."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+    def decode(self, index: int) -> Image.Image:
+        """The image of a sample."""
+        ...
+
+    def select(self, indices: torch.Tensor) -> Self:
+        """The split of these samples, in this order."""
+        ...
 
 
 @has_older_keywords
@@ -89,7 +116,7 @@ class LazySplit:
         record = in_folder(self.dataset[index][self.image_key], self.folder)
         return image_size(record, fallback_name=f"row {index} of column {self.image_key!r}")
 
-    def select(self, indices: torch.Tensor) -> LazySplit:
+    def select(self, indices: torch.Tensor) -> Self:
         """The split of these samples, in this order."""
         rows = self.dataset.select(indices.tolist())
         return replace(self, dataset=rows, labels=self.labels[indices])
@@ -134,7 +161,7 @@ class StreamSplit:
         return image.convert("L" if self.small[0] == 1 else "RGB")
 
 
-Split = TensorSplit | LazySplit | StreamSplit
+Split = TensorSplit | ImageSplit | StreamSplit
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +235,8 @@ def small_dataset(
     train, test = _frame(train), _frame(test)
     val = None if val is None else _frame(val)
     mean, std = channel_statistics(train.images)
-    size = tuple(train.images.shape[1:])
+    _, channels, height, width = train.images.shape
+    size = (channels, height, width)
     return ImageDataset(
         name, label_names, train, test, mean=mean, std=std, image_size=size, val=val, frame=frame, **about
     )
@@ -273,6 +301,17 @@ def frame_of(height: int, width: int) -> tuple[int, int, int, int]:
     return spare_w // 2, spare_h // 2, spare_w - spare_w // 2, spare_h - spare_h // 2
 
 
+def counted(split: Split) -> TensorSplit | ImageSplit:
+    """A split whose samples can be counted and chosen from.
+
+    Raises:
+        UserError: It is read as a stream.
+    """
+    if isinstance(split, StreamSplit):
+        raise UserError(f"{split.source} is read as a stream: expected a data set whose images can be counted")
+    return split
+
+
 PADDING_LABEL = -1
 """Label of samples that are not to be counted: they fill up a batch, or stand for images that cannot be read."""
 
@@ -307,6 +346,14 @@ class UnreadableImages:
         self._count += 1
         if self.count == 1:
             warnings.warn(f"skipping images that cannot be read; the first: {error}", stacklevel=2)
+
+
+@overload
+def leave_out_unreadable(split: TensorSplit | ImageSplit) -> TensorSplit | ImageSplit: ...
+
+
+@overload
+def leave_out_unreadable(split: Split) -> Split: ...
 
 
 def leave_out_unreadable(split: Split) -> Split:

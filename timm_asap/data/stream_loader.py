@@ -236,5 +236,5 @@ class _BatchSampler:
             yield batch
 
 
-def _already_batched(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def _already_batched(batch: Any) -> Any:
     return batch

@@ -9,13 +9,13 @@ time are more rows held than the buffer's size. Samples are decoded and transfor
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
-from timm_asap.data.columns import row_value
+from timm_asap.data.columns import features_of, row_value
 from timm_asap.data.images import ImageFileError, stack_images
 from timm_asap.data.seeds import derive_seed, global_generators_seeded
 from timm_asap.data.small_images import Changes, SmallTransform
@@ -98,7 +98,7 @@ class Shards:
 
     def _encoded(self, row: dict) -> Row:
         split = self.split
-        label = row_value(row, split.dataset.features, split.label_key)
+        label = row_value(row, features_of(split.dataset), split.label_key)
         return row[split.image_key], split.encoder.number(label, f"a row of {split.source}")
 
 
@@ -165,7 +165,7 @@ class ShuffledRows:
         size = int(torch.randint((largest + 1) // 2, largest + 1, (), generator=generator))
         shards = Shards(self.split, order, self.process_index, self.num_processes, self._block_start)
         rows = iter(shards)
-        block = _take(rows, size)
+        block: list[Any] = _take(rows, size)  # of rows, and None where one was given
         while block:
             next_start, next_block = shards.state_dict(), []
             order = torch.randperm(len(block), generator=self._generator(1 + self._block)).tolist()
@@ -229,15 +229,15 @@ class StreamImages(Dataset):
         """A batch: images float32 (B, C, H, W), labels int64 (B,)."""
         samples, images = self._decode(samples)
         labels = torch.tensor([sample.label for sample in samples], dtype=torch.int64)
-        if isinstance(self.transform, SmallTransform):
+        if isinstance(self.transform, SmallTransform) and self.split.small is not None:
             channels, height, width = self.split.small
             pixels = frame_images(stack_images(images, (width, height), "L" if channels == 1 else "RGB"))
-            changes = None if self.transform.augment is None else self._changes(samples)
+            changes = None if self.transform.augment is None else self._changes(samples, self.transform)
             return self.transform(pixels, changes), labels
-        transformed = []
+        transformed, transform = [], cast("Callable[[Image.Image], torch.Tensor]", self.transform)
         for sample, image in zip(samples, images, strict=True):
             with global_generators_seeded(derive_seed(self.seed, sample.epoch, 2, sample.number)):
-                transformed.append(self.transform(image))
+                transformed.append(transform(image))
         return default_collate(transformed), labels
 
     def _decode(self, samples: list[Sample]) -> tuple[list[Sample], list[Image.Image]]:
@@ -261,18 +261,19 @@ class StreamImages(Dataset):
                 samples[place] = samples[place]._replace(label=label)
         return samples, images
 
-    def _changes(self, samples: list[Sample]) -> Changes:
+    def _changes(self, samples: list[Sample], transform: SmallTransform) -> Changes:
         """A row of random numbers per sample, looked up in tables that many samples share."""
-        rows = [self._table(sample.epoch, sample.number) for sample in samples]
-        return Changes(*(None if column[0] is None else torch.stack(column) for column in zip(*rows, strict=True)))
+        rows = [self._table(sample.epoch, sample.number, transform) for sample in samples]
+        boxes = [row.boxes for row in rows if row.boxes is not None]  # of all samples, or of none
+        return Changes(torch.stack([row.moves for row in rows]), torch.stack(boxes) if boxes else None)
 
-    def _table(self, epoch: int, number: int) -> Changes:
+    def _table(self, epoch: int, number: int, transform: SmallTransform) -> Changes:
         key = (epoch, number // _TABLE_ROWS)
         if key not in self._tables:
             while len(self._tables) > 3:
                 self._tables.pop(next(iter(self._tables)))
             generator = torch.Generator().manual_seed(derive_seed(self.seed, *key, 7))
-            self._tables[key] = self.transform.draw(_TABLE_ROWS, generator)
+            self._tables[key] = transform.draw(_TABLE_ROWS, generator)
         row = number % _TABLE_ROWS
         table = self._tables[key]
         return Changes(table.moves[row], None if table.boxes is None else table.boxes[row])

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from timm_asap.data.columns import (
     LabelEncoder,
+    features_of,
     find_image_column,
     find_label_column,
     flat_features,
@@ -70,10 +71,11 @@ def load_stream(
     if test_split == train_split:
         raise UserError(f"the split {train_split!r} cannot be trained and measured on at once: name another")
     tables = replace(tables, loaders={split: _typed(tables, split) for split in tables})
-    train_table = tables[train_split]
-    image_key = find_image_column(train_table.features, image_key)
-    label_key = find_label_column(train_table.features, label_key)
-    encoder = LabelEncoder(flat_features(train_table.features)[label_key], None, num_classes, label_names, class_order)
+    train_table = tables.stream(train_split)
+    features = features_of(train_table)
+    image_key = find_image_column(features, image_key)
+    label_key = find_label_column(features, label_key)
+    encoder = LabelEncoder(flat_features(features)[label_key], None, num_classes, label_names, class_order)
     test_split = test_split or find_test_split(tables, train_split, label_key)
     if test_split is None:
         raise UserError(
@@ -85,11 +87,12 @@ def load_stream(
     small = _small_shape(undecoded(train_table, image_key), image_key, tables.folder, name)
 
     def split(which: str) -> StreamSplit:
-        table = tables[which]
+        table = tables.stream(which)
+        features = features_of(table)
         for key in (image_key, label_key):
-            if not has_column(table.features, key):
-                raise UserError(f"the split {which!r} has no column {key!r}: it has {', '.join(table.column_names)}")
-        columns = [image_key, top_column(table.features, label_key)]
+            if not has_column(features, key):
+                raise UserError(f"the split {which!r} has no column {key!r}: it has {', '.join(features)}")
+        columns = [image_key, top_column(features, label_key)]
         return StreamSplit(
             dataset=undecoded(table.select_columns(columns), image_key),
             image_key=image_key,
@@ -104,7 +107,11 @@ def load_stream(
         )
 
     splits = [split(which) for which in (train_split, test_split, val_split) if which is not None]
-    about = {"test_name": test_split, "source": source_of(name, data_dir, tables), "val_name": val_split}
+    about: dict[str, Any] = {
+        "test_name": test_split,
+        "source": source_of(name, data_dir, tables),
+        "val_name": val_split,
+    }
     about |= {"notes": notes_on(tables, [train_split, test_split, val_split]), "class_order": class_order}
     if small is None:
         return large_dataset(name, encoder.names, *splits, **about)
@@ -114,20 +121,20 @@ def load_stream(
 def _small_stream(
     name: str, label_names: tuple[str, ...], splits: list[StreamSplit], small: tuple[int, int, int], about: dict
 ) -> ImageDataset:
-    channels, *sides = small
+    channels, height, width = small
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if channels == 1:
         mean, std = ((round(sum(values) / 3, 4),) for values in (mean, std))
-    size = (channels, *(max(side, MIN_SIDE_PX) for side in sides))
+    size = (channels, max(height, MIN_SIDE_PX), max(width, MIN_SIDE_PX))
     train, test, *val = splits
-    val, frame = val[0] if val else None, frame_of(*sides)
+    val, frame = val[0] if val else None, frame_of(height, width)
     return ImageDataset(
         name, label_names, train, test, mean=mean, std=std, image_size=size, val=val, frame=frame, **about
     )
 
 
 def _typed(tables: Tables, split: str) -> Callable[[], datasets.IterableDataset]:
-    return lambda: _with_features(tables[split])
+    return lambda: _with_features(tables.stream(split))
 
 
 def _with_features(table: datasets.IterableDataset) -> datasets.IterableDataset:

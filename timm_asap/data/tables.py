@@ -12,11 +12,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 
 from timm_asap.data.class_folders import ClassFolders, read_class_folders, split_folders
+from timm_asap.data.columns import features_of
 from timm_asap.data.folder_tree import (
     METADATA,
     SUFFIXES,
@@ -31,6 +32,8 @@ from timm_asap.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     import datasets
+
+    Table = TypeVar("Table", datasets.Dataset, datasets.IterableDataset)
 
 BUILDERS = ("imagefolder", *SUFFIXES)
 """Kinds of local files; their names stand for themselves, with --data-dir."""
@@ -79,6 +82,14 @@ class Tables(Mapping):
             self._loaded[split] = self.loaders[split]()
         return self._loaded[split]
 
+    def on_disk_table(self, split: str) -> datasets.Dataset:
+        """A split of tables that were not loaded as streams."""
+        return cast("datasets.Dataset", self[split])
+
+    def stream(self, split: str) -> datasets.IterableDataset:
+        """A split of tables that were loaded as streams."""
+        return cast("datasets.IterableDataset", self[split])
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.loaders)
 
@@ -112,13 +123,13 @@ def load_tables(
     Raises:
         UserError: The data set cannot be reached or read, or lacks a split.
     """
-    asked = {"train_split": train_split, "test_split": test_split}
+    asked: dict[str, Any] = {"train_split": train_split, "test_split": test_split}
     folder, kind, files = _local(name, data_dir)
     what = f"{data_dir}" if name in BUILDERS else f"data set {name!r}"
     with _reported(name, what):
-        if kind == "imagefolder":
+        if folder is not None and kind == "imagefolder":
             tables = _class_folder_tables(folder, streaming, **asked)
-        elif kind is not None:
+        elif folder is not None and kind is not None:
             tables = _file_tables(kind, folder, files, streaming)
         elif _is_saved(name):
             tables = _saved_tables(name, streaming)
@@ -189,7 +200,7 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _class_folder_tables(folder: Path, streaming: bool, **asked: str | None) -> Tables:
+def _class_folder_tables(folder: Path, streaming: bool, **asked: Any) -> Tables:
     scanned = scan(folder)
     if has_metadata(scanned[0]):
         inside = {split: [f"{pattern}/**" for pattern in literal(paths)] for split, paths in split_folders(scanned[0])}
@@ -217,7 +228,9 @@ def _table_of_folders(
     return _as_stream(rows) if streaming else rows
 
 
-def _tables_of_folders(found: ClassFolders, load: Callable[[str], datasets.Dataset], **about: object) -> Tables:
+def _tables_of_folders(
+    found: ClassFolders, load: Callable[[str], datasets.Dataset | datasets.IterableDataset], **about: Any
+) -> Tables:
     return Tables(
         {split: partial(load, split) for split in found.splits},
         counts={split: len(paths) for split, (paths, _) in found.splits.items()},
@@ -235,7 +248,7 @@ def _file_tables(kind: str, folder: Path, files: list[str] | None, streaming: bo
     return Tables(tables.loaders, tables.licence, folder=folder if kind == "csv" else None, notes=notes)
 
 
-def _loaded_tables(path: str, configuration: str | None = None, **options: object) -> Tables:
+def _loaded_tables(path: str, configuration: str | None = None, **options: Any) -> Tables:
     import datasets
 
     loaded = datasets.load_dataset(path, configuration, **options)
@@ -250,7 +263,7 @@ def _saved_tables(name: str, streaming: bool) -> Tables:
     return _tables_of({split: _as_stream(table) for split, table in splits.items()} if streaming else splits)
 
 
-def _hub_tables(name: str, data_dir: Path | None, streaming: bool, one_by_one: bool, **asked: str | None) -> Tables:
+def _hub_tables(name: str, data_dir: Path | None, streaming: bool, one_by_one: bool, **asked: Any) -> Tables:
     """Splits of the Hub; one by one, each is fetched when it is asked for."""
     import datasets
 
@@ -291,7 +304,7 @@ def _hub_tables(name: str, data_dir: Path | None, streaming: bool, one_by_one: b
 
 
 def _hub_folder_tables(
-    path: str, inside: str | None, streaming: bool, offline: bool = False, **asked: str | None
+    path: str, inside: str | None, streaming: bool, offline: bool = False, **asked: Any
 ) -> Tables | None:
     """Class folders of images on the Hub: the folders decide, as on the disk. None where a card or a file does.
 
@@ -335,7 +348,7 @@ def _hub_folder_tables(
     return _tables_of_folders(found, table, on_disk=False)
 
 
-def _fetched(table: datasets.IterableDataset) -> datasets.IterableDataset:
+def _fetched(table: datasets.Dataset | datasets.IterableDataset) -> datasets.Dataset | datasets.IterableDataset:
     """A stream of images on the Hub with their bytes."""
     from huggingface_hub import HfFileSystem
 
@@ -349,13 +362,14 @@ def _fetched(table: datasets.IterableDataset) -> datasets.IterableDataset:
 
 
 def _tables_of(loaded: Mapping | datasets.Dataset | datasets.IterableDataset) -> Tables:
-    splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    splits: dict[str, Any] = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     first = next(iter(splits.values()))
     counted = {name: info.num_examples for name, info in (first.info.splits or {}).items() if info.num_examples}
-    return Tables({name: partial(_same, table) for name, table in splits.items()}, first.info.license, counted)
+    loaders = {name: partial(_same, table) for name, table in splits.items()}
+    return Tables(loaders, first.info.license, counted)
 
 
-def _same(table: object) -> object:
+def _same(table: datasets.Dataset | datasets.IterableDataset) -> datasets.Dataset | datasets.IterableDataset:
     return table
 
 
@@ -378,9 +392,7 @@ def _as_stream(table: datasets.Dataset) -> datasets.IterableDataset:
     return table.to_iterable_dataset(num_shards=max(1, min(_MOST_SHARDS, len(table))))
 
 
-def undecoded(
-    table: datasets.Dataset | datasets.IterableDataset, image_key: str
-) -> datasets.Dataset | datasets.IterableDataset:
+def undecoded(table: Table, image_key: str) -> Table:
     """The table with its images as they are in their files.
 
     Raises:
@@ -391,7 +403,7 @@ def undecoded(
     try:
         return table.cast_column(image_key, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
-        came = table.features[image_key]
+        came = features_of(table)[image_key]
         raise UserError(f"column {image_key!r} holds no images but {came}: name another with --image-key") from error
 
 
@@ -400,7 +412,7 @@ def source_of(name: str, data_dir: Path | None, tables: Tables) -> str:
     licence = tables.licence or "not stated"
     if name in BUILDERS:
         kind = "images" if name == "imagefolder" else f"{name} files"
-        return f"{kind} of the folder {data_dir.resolve().name}"
+        return f"{kind} of the folder {(data_dir or Path()).resolve().name}"
     if is_local_file(name):
         return f"the file {Path(name).name}"
     if Path(name).is_dir():
@@ -410,10 +422,10 @@ def source_of(name: str, data_dir: Path | None, tables: Tables) -> str:
 
 def read_errors() -> tuple[type[Exception], ...]:
     """What `datasets` raises, depending on the format and on where in the file the damage is."""
-    import datasets
+    from datasets.exceptions import DatasetsError
 
     errors = (OSError, EOFError, ValueError, KeyError, RuntimeError, tarfile.TarError, zlib.error)
-    return (*errors, datasets.exceptions.DatasetsError)
+    return (*errors, DatasetsError)
 
 
 def one_line(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from PIL import Image
 from timm_asap.data.images import ImageFileError, decode_image
 from timm_asap.data.splits import ImageDataset
 from timm_asap.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["IMAGE_SUFFIXES", "ImageFiles", "load_images"]
 
@@ -58,7 +62,7 @@ class ImageFiles:
         kept = self.kept[index]
         return Image.fromarray(kept) if kept is not None else _reduced(_read(self.paths[index]), self.side)
 
-    def select(self, indices: torch.Tensor) -> ImageFiles:
+    def select(self, indices: torch.Tensor) -> Self:
         """The split of these samples, in this order; an index may come several times."""
         chosen = indices.tolist()
         return replace(
@@ -168,5 +172,5 @@ def _reduced(image: Image.Image, side: int) -> Image.Image:
     scale = side / min(image.size)
     if scale >= 1:
         return image
-    size = tuple(max(side, round(scale * length)) for length in image.size)
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+    width, height = (max(side, round(scale * length)) for length in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)

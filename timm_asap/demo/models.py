@@ -72,7 +72,7 @@ class DemoPair:
     @property
     def table(self) -> str:
         """Whose strengths the corruptions have: `"cifar"` up to 64 pixels a side, else `"imagenet"`."""
-        return resolve_table("auto", self.pixels.input_size)
+        return resolve_table("auto", self.pixels.size)
 
 
 def open_pair(model: str, plain: str | None = None) -> DemoPair:
@@ -109,18 +109,16 @@ def open_pair(model: str, plain: str | None = None) -> DemoPair:
 def _check(opened: OpenedModel) -> None:
     if opened.num_classes < 2:
         raise UserError(f"{opened.name} is no classifier: its num_classes is {opened.num_classes}")
-    if opened.pixels.input_size[0] not in (1, 3):
-        raise UserError(
-            f"{opened.name} takes {opened.pixels.input_size[0]} channels: expected 1 or 3, as pictures have"
-        )
+    if opened.pixels.size[0] not in (1, 3):
+        raise UserError(f"{opened.name} takes {opened.pixels.size[0]} channels: expected 1 or 3, as pictures have")
 
 
 def _open_plain(name: str, of_twin: OpenedModel, twin: DemoModel) -> DemoModel:
     opened = open_model(name)
     if opened.asap is not None:
         raise UserError(f"--plain {name} is alias-free itself: expected a network with plain strides")
-    if opened.pixels.input_size != of_twin.pixels.input_size:
-        sizes = (" x ".join(map(str, size)) for size in (of_twin.pixels.input_size, opened.pixels.input_size))
+    if opened.pixels.size != of_twin.pixels.size:
+        sizes = (" x ".join(map(str, size)) for size in (of_twin.pixels.size, opened.pixels.size))
         raise UserError("{} takes images of {}, and --plain {} of {}".format(of_twin.name, next(sizes), name, *sizes))
     model = _demo_model(opened)
     if sorted(model.class_names) != sorted(twin.class_names):
@@ -165,10 +163,10 @@ def _class_names(opened: OpenedModel) -> tuple[str, ...]:
 
 def _try_out(pair: DemoPair, name: str) -> None:
     """One image through both networks: what does not fit says so only there."""
-    height, width = pair.pixels.input_size[1:]
+    height, width = pair.pixels.size[1:]
     for model in (pair.twin, pair.plain):
         try:
-            scores = model.probabilities(torch.zeros(1, *pair.pixels.input_size))
+            scores = model.probabilities(torch.zeros(1, *pair.pixels.size))
         except (RuntimeError, ValueError, AssertionError, IndexError) as error:
             raise UserError(f"{name} cannot take images of {height} x {width} pixels: {first_line(error)}") from error
         if scores.shape != (1, len(model.class_names)):

@@ -16,7 +16,7 @@ from timm.data import create_transform
 from timm_asap.data.images import cut_ends, decode_image, stack_images
 from timm_asap.data.load import load_digits
 from timm_asap.data.small_images import SmallTransform
-from timm_asap.data.splits import SMALL_SIDE_PX, frame_images
+from timm_asap.data.splits import SMALL_SIDE_PX, TensorSplit, frame_images
 from timm_asap.demo import CLEAN
 from timm_asap.demo.models import DemoModel, DemoPair
 from timm_asap.errors import UserError
@@ -63,12 +63,12 @@ def read_pixels(path: str | Path, pair: DemoPair) -> torch.Tensor:
     path = Path(path)
     # by its bytes: an error names the file, and not the folder that a server keeps it in
     picture = decode_image({"bytes": path.read_bytes(), "path": None}, path.name, _MAX_PIXELS)
-    picture = picture.convert("L" if pair.pixels.input_size[0] == 1 else "RGB")
+    picture = picture.convert("L" if pair.pixels.size[0] == 1 else "RGB")
     width, height = picture.size
     if max(width, height) <= SMALL_SIDE_PX:
         framed = frame_images(stack_images([picture], picture.size, picture.mode))
-        return SmallTransform(None, pair.pixels.input_size, (0.0,), (1.0,), seed=0)(framed, None)
-    transform = create_transform(**pair.pixels.without_normalization().data_config(), is_training=False)
+        return SmallTransform(None, pair.pixels.size, (0.0,), (1.0,), seed=0)(framed, None)
+    transform: Any = create_transform(**pair.pixels.without_normalization().data_config(), is_training=False)
     return transform(cut_ends(picture)).unsqueeze(0)
 
 
@@ -103,8 +103,9 @@ def compare_spectra(pair: DemoPair, pixels: torch.Tensor) -> tuple[np.ndarray, s
     named = {"plain strides": pair.plain, "alias-free": pair.twin}
     measured = {name: model.aliasing(pixels) for name, model in named.items()}
     figure = draw_spectra([_record(name, sites) for name, sites in measured.items()])
-    figure.canvas.draw()
-    picture = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    canvas: Any = figure.canvas  # of the kind Agg, which draws into memory
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     lines = [_worst(named[name], name, sites) for name, sites in measured.items()]
     return picture, "\n".join(f"- {line}" for line in lines)
 
@@ -157,7 +158,7 @@ class Answer:
 
 def corruption_names(pair: DemoPair) -> list[str]:
     """What the page offers: nothing first, then the 19 corruptions; none where images are too small for them."""
-    small = min(pair.pixels.input_size[1:]) < SMALLEST_SIDE
+    small = min(pair.pixels.size[1:]) < SMALLEST_SIDE
     return [CLEAN] if small else [CLEAN, *CORRUPTIONS, *EXTRA_CORRUPTIONS]
 
 
@@ -184,7 +185,7 @@ def predict(pair: DemoPair, picture: str | Path | None, corruption: str = CLEAN,
     note = None
     if corruption != CLEAN:
         pixels = corrupt(pixels, corruption, severity, pair.table)
-        note = approximation(corruption, pair.table, pair.pixels.input_size[1:], pair.pixels.input_size[0])
+        note = approximation(corruption, pair.table, pair.pixels.size[1:], pair.pixels.size[0])
     twin, plain = (_likeliest(model, pixels) for model in (pair.twin, pair.plain))
     spectra, aliasing = compare_spectra(pair, pixels)
     verdict = _verdict(twin, plain) + (f" This {corruption.replace('_', ' ')} is approximate: {note}." if note else "")
@@ -237,13 +238,15 @@ def write_examples(pair: DemoPair, folder: Path, source: str | None = None) -> t
     if source is not None:
         found = _pictures_in(source)
         return [Path(shutil.copyfile(path, folder / path.name)) for path in found], ""
-    if max(pair.pixels.input_size[1:]) > SMALL_SIDE_PX:
+    if max(pair.pixels.size[1:]) > SMALL_SIDE_PX:
         bundled = files("sklearn.datasets.images")
         for name in _PHOTOGRAPHS:
             (folder / name).write_bytes((bundled / name).read_bytes())
         return [folder / name for name in _PHOTOGRAPHS], _CREDITS["photographs"]
     digits = load_digits(seed=0)
     # the held-out fifth of a run with the seed 0: that run's network has not seen them
+    if not isinstance(digits.test, TensorSplit):
+        raise TypeError(f"expected digits in memory, got a {type(digits.test).__name__}")
     labels, images = digits.test.labels.numpy(), digits.test.images[:, 0].numpy()
     paths = []
     for digit in range(digits.num_classes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -128,13 +129,14 @@ class _Resampling:
     ) -> np.ndarray | None:
         """In percent, (resamples,); None where the answers per image are not known, and the mean needs them."""
         counts = [self._right_answers(right, r) for right, r in zip(self._right, (ours, theirs), strict=True)]
-        if any(count is None for count in counts):
+        before, after = counts
+        if before is None or after is None:
             return None
         if self._paired:
-            drawn = bootstrap_means(counts[1] - counts[0], np.random.SeedSequence(seed), self._resamples)
+            drawn = bootstrap_means(after - before, np.random.SeedSequence(seed), self._resamples)
         else:
             seeds = np.random.SeedSequence(seed).spawn(2)
-            means = [bootstrap_means(c, s, self._resamples) for c, s in zip(counts, seeds, strict=True)]
+            means = [bootstrap_means(c, s, self._resamples) for c, s in zip((before, after), seeds, strict=True)]
             drawn = means[1] - means[0]
         return 100 * drawn / len(ours)
 
@@ -144,7 +146,7 @@ class _Resampling:
     ) -> np.ndarray | None:
         """How often each image was right; in some order where only their number is known."""
         if right is not None:
-            return sum(right[result["id"]].to(torch.int64) for result in results).numpy()
+            return reduce(torch.add, [right[result["id"]].to(torch.int64) for result in results]).numpy()
         if len(results) > 1:
             return None
         images, share = results[0]["images"], results[0][_metric(results[0])]
@@ -196,8 +198,8 @@ def _unpaired_because(baseline: Record, model: Record, shared: Results) -> str |
     if missing := next((r for r, file in zip((baseline, model), files, strict=True) if file is None), None):
         return f"{missing.path.parent} has no evaluation.safetensors"
     for measure in {result["measure"] for result in shared.values()} - {"aliasing"}:
-        ids = [file[1].get(measure) for file in files]
-        if any(i is None for i in ids) or not torch.equal(*ids):
+        before, after = (None if file is None else file[1].get(measure) for file in files)
+        if before is None or after is None or not torch.equal(before, after):
             return f"the {measure} images differ (sample ids)"
     return None
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from timm_asap._io import as_json, cut_path, remove, replace_file, sync_file, write_json
+from timm_asap._types import present
 from timm_asap.adversarial import masking_warnings
+from timm_asap.data.splits import counted
 from timm_asap.evaluation.config import EvaluateConfig, as_file_name
 from timm_asap.evaluation.corruptions import corrupt
 from timm_asap.evaluation.jobs import Job
@@ -134,7 +136,7 @@ def draw_plots(job: Job, record: Record) -> list[Path]:
         }
         columns = [f"severity {severity}" for severity in job.config.severities]
         position = int(job.positions["corruption"][0])
-        label = job.data.dataset.label_names[int(job.data.split.labels[position])]
+        label = job.data.dataset.label_names[int(counted(job.data.split).labels[position])]
         title = (
             f"{plain_text(record.name)}: its answers to one image of class {plain_text(label, 40)} "
             f"(number {position} of the {plain_text(job.data.split_name, 40)}); blue ✓ right, orange ✗ wrong"
@@ -169,6 +171,8 @@ def _sheet_cell(job: Job, cell: CleanCell | CorruptionCell) -> SheetCell:
     batch = job.first_image(cell)
     pixels = batch.pixels
     if isinstance(cell, CorruptionCell) and cell.split is None:
-        pixels = corrupt(pixels, cell.corruption, cell.severity, cell.table, cell.seed, batch.positions)
+        pixels = corrupt(
+            pixels, cell.corruption, cell.severity, cell.table, present(cell.seed, "seed"), batch.positions
+        )
     answer = int(job.classifier(pixels).argmax())
     return SheetCell(pixels[0], plain_text(job.data.dataset.label_names[answer], 40), answer == int(batch.labels))

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from timm_asap._lock import refuse_if_locked_by_another_launch
+from timm_asap._types import present
 from timm_asap.adversarial import PixelModel
 from timm_asap.data import Split
 from timm_asap.data.labels import choose_classes, match_labels
+from timm_asap.data.splits import counted
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.config import EvaluateConfig
 from timm_asap.evaluation.measurements import Cell, CleanCell, CorruptionCell
@@ -51,7 +52,7 @@ class Job:
 
     config: EvaluateConfig
     opened: OpenedModel
-    classifier: nn.Module
+    classifier: PixelModel
     data: MeasuredData
     cells: list[Cell]
     aliasing: bool
@@ -133,11 +134,11 @@ def prepare(
     except UserError as error:
         raise UserError(f"{name} does not fit data set {config.dataset!r}: {error}") from error
     if device.type == "cpu":
-        needed = image_memory(opened.pixels.input_size, min(config.batch_size, len(data.split)))
+        needed = image_memory(opened.pixels.size, min(config.batch_size, len(counted(data.split))))
         check_memory(needed, f"{name} with --batch-size {config.batch_size}")
     classifier = choose_classes(opened.network, classes, opened.num_classes)
-    config, notes = settle_size(config, data, opened.pixels.input_size)
-    cells = make_cells(config, data, opened.pixels.input_size)
+    config, notes = settle_size(config, data, opened.pixels.size)
+    cells = make_cells(config, data, opened.pixels.size)
     folder = opened.folder if config.output is None and opened.folder is not None else config.output_folder(name)
     refuse_if_locked_by_another_launch(folder)
     configuration = _configuration(config, opened, data)
@@ -176,9 +177,9 @@ def take_up(job: Job) -> Job:
 def _positions(config: EvaluateConfig, data: MeasuredData) -> dict[str, torch.Tensor]:
     def choose(*limits: int | None) -> torch.Tensor:
         given = [limit for limit in limits if limit is not None]
-        return choose_images(data.split.labels, min(given, default=None), config.seed)
+        return choose_images(counted(data.split).labels, min(given, default=None), config.seed)
 
-    positions = dict.fromkeys(("clean", "corruption", "shift"), choose(config.limit))
+    positions: dict[str, torch.Tensor] = dict.fromkeys(("clean", "corruption", "shift"), choose(config.limit))
     # fewer images of the same draw are some of the same images
     positions["attack"] = choose(config.limit, config.limit_attacks)
     positions["aliasing"] = choose(config.limit, config.limit_aliasing)
@@ -190,7 +191,7 @@ def _configuration(config: EvaluateConfig, opened: OpenedModel, data: MeasuredDa
         "the model's weights": opened.weights_sha256,
         "the model's architecture": [opened.architecture, opened.asap],
         "the model's pixels": list(opened.pixels.data_config().values()),
-        "the number of images": len(data.split),
+        "the number of images": len(counted(data.split)),
         "their labels": data.labels_sha256,
         **config.deciding(),
     }
@@ -216,7 +217,7 @@ def _earlier(config: EvaluateConfig, folder: Path, configuration: dict[str, Any]
     if record.is_file() and per_image.is_file():
         refuse_changes(read_configuration(per_image), configuration, folder)
         earlier = read_record(record, whole=True)
-        right, _ = earlier.per_image()
+        right, _ = present(earlier.per_image(), f"{PER_IMAGE} beside the record")
         results = tuple(earlier.content["results"])
         finished = tuple(dict.fromkeys("aliasing" if r["measure"] == "aliasing" else r["id"] for r in results))
         return Measured(finished, results, right), earlier
@@ -226,7 +227,7 @@ def _earlier(config: EvaluateConfig, folder: Path, configuration: dict[str, Any]
 def _check_reference(job: Job, reference: Record) -> None:
     cells = [cell for cell in job.cells if isinstance(cell, CorruptionCell)]
     data = describe_data(job.data, hub_id_of(job.data.dataset.name))
-    table = resolve_table(job.config.table, job.opened.pixels.input_size) if not cells else cells[0].table
+    table = resolve_table(job.config.table, job.opened.pixels.size) if not cells else cells[0].table
     seed = job.config.seed if not cells else cells[0].seed
     check_reference(reference, data, table, seed, len(job.positions["corruption"]))
 
@@ -234,7 +235,7 @@ def _check_reference(job: Job, reference: Record) -> None:
 @torch.no_grad()
 def _try_out(job: Job) -> None:
     """One image through the network and a corruption: what does not fit says so only there."""
-    _, height, width = job.opened.pixels.input_size
+    _, height, width = job.opened.pixels.size
     image = job.first_image(job.cells[0] if job.cells else CleanCell())
     try:
         scores = job.classifier(image.pixels)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,8 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import nn
 
-from timm_asap.adversarial import AttackSpec, run_attack
+from timm_asap._types import present
+from timm_asap.adversarial import AttackSpec, PixelModel, run_attack
 from timm_asap.data import Split
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.corruptions import corrupt
@@ -43,33 +44,48 @@ class Outcome:
 class Cell(Protocol):
     """One entry of `results`."""
 
-    measure: str
-    """clean, corruption, attack or shift."""
-    metric: str
-    """What the share of right images is called: accuracy or consistency."""
-    split: Callable[[], Split] | None
-    """Gives images of its own, where they are not those of the whole evaluation."""
-    batch_size: int | None
-    """Images that must run at a time, where any number will not do."""
+    @property
+    def measure(self) -> str:
+        """clean, corruption, attack or shift."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """What the share of right images is called: accuracy or consistency."""
+        ...
+
+    @property
+    def split(self) -> Callable[[], Split] | None:
+        """Gives images of its own, where they are not those of the whole evaluation."""
+        ...
+
+    @property
+    def batch_size(self) -> int | None:
+        """Images that must run at a time, where any number will not do."""
+        ...
 
     @property
     def id(self) -> str:
         """Its name in the record."""
+        ...
 
     @property
     def passes(self) -> float:
         """About how many forward passes an image takes: for the time that is left."""
+        ...
 
     def record(self) -> dict[str, Any]:
         """All that produced it, without what came out."""
+        ...
 
-    def run(self, model: nn.Module, batch: Batch) -> Outcome:
+    def run(self, model: PixelModel, batch: Batch) -> Outcome:
         """Measures one batch.
 
         Args:
             model: Pixels in [0, 1] to scores.
             batch: Some of the images.
         """
+        ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,7 @@ class CleanCell:
         """Nothing besides its id."""
         return {}
 
-    def run(self, model: nn.Module, batch: Batch) -> Outcome:
+    def run(self, model: PixelModel, batch: Batch) -> Outcome:
         """Classifies them."""
         return _classify(model, batch.pixels, batch.labels)
 
@@ -132,11 +148,13 @@ class CorruptionCell:
             "approximate": self.approximate,
         }
 
-    def run(self, model: nn.Module, batch: Batch) -> Outcome:
+    def run(self, model: PixelModel, batch: Batch) -> Outcome:
         """Corrupts and classifies."""
         pixels = batch.pixels
         if self.split is None:
-            pixels = corrupt(pixels, self.corruption, self.severity, self.table, self.seed, batch.positions)
+            pixels = corrupt(
+                pixels, self.corruption, self.severity, self.table, present(self.seed, "seed"), batch.positions
+            )
         return _classify(model, pixels, batch.labels)
 
 
@@ -163,14 +181,14 @@ class AttackCell:
     @property
     def passes(self) -> float:
         """A gradient takes as long as three forward passes; AutoAttack's four attacks take about 5,000 in all."""
-        runs = 5000 if self.spec.steps is None else self.spec.steps * self.spec.restarts
+        runs = 5000 if self.spec.steps is None else self.spec.steps * (self.spec.restarts or 1)
         return 1 + (runs if self.spec.name in ("square", "autoattack") else 3 * runs)
 
     def record(self) -> dict[str, Any]:
         """All that the attack was told, and its version."""
         return self.spec.record()
 
-    def run(self, model: nn.Module, batch: Batch) -> Outcome:
+    def run(self, model: PixelModel, batch: Batch) -> Outcome:
         """Attacks, and says which images were still classified right."""
         outcome = run_attack(model, batch.pixels, batch.labels, self.spec, batch.positions)
         return Outcome(outcome.robust.cpu(), warnings=outcome.warnings)
@@ -197,7 +215,7 @@ class ShiftCell:
         """All that the shift was told."""
         return self.spec.record()
 
-    def run(self, model: nn.Module, batch: Batch) -> Outcome:
+    def run(self, model: PixelModel, batch: Batch) -> Outcome:
         """Says of which images the class stayed the same."""
         return Outcome(shift_consistency(model, batch.pixels, self.spec, batch.positions).cpu())
 
@@ -222,7 +240,7 @@ class Processes:
     def __init__(self, device: str | None = None) -> None:
         # several processes without a GPU must be told so: accelerate 1.15 would run each as if it were alone
         self._state = PartialState(cpu=not torch.accelerator.is_available())
-        self.device = self._state.device if device is None else resolve_device(device)
+        self.device: torch.device = present(self._state.device, "device") if device is None else resolve_device(device)
         if self.count > 1 and self.device.type != "cpu" and self.device.index is not None and device is not None:
             raise UserError(f"--device {device}: {self.count} processes each take their own; leave the flag out")
 
@@ -247,7 +265,7 @@ class Processes:
         """
         if self.count == 1:
             return values
-        return reduce(values.to(self._state.device), "sum").cpu()
+        return cast(torch.Tensor, reduce(values.to(self._state.device), "sum")).cpu()  # a tensor gives a tensor
 
     def gather(self, own: list[Any]) -> list[Any]:
         """The items of all processes, in the order of the processes."""

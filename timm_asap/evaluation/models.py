@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from timm_asap._io import state_sha256
+from timm_asap._types import pretrained_cfg_of, undeclared
 from timm_asap.data import ImageDataset, LazySplit, Split, build_loader
 from timm_asap.data.config import PixelConfig
+from timm_asap.data.splits import counted
 from timm_asap.errors import UserError
 from timm_asap.zoo import AsapOptions, is_twin, load, model_folder
 
@@ -53,7 +55,7 @@ class OpenedModel:
     @property
     def num_classes(self) -> int:
         """How many classes it tells apart."""
-        return self.network.num_classes
+        return undeclared(self.network).num_classes
 
 
 def open_model(name: str) -> OpenedModel:
@@ -71,22 +73,23 @@ def open_model(name: str) -> OpenedModel:
     if folder is not None and not (folder / "model.safetensors").is_file():
         raise UserError(f"{folder} holds no trained model: expected a run folder, with model.safetensors")
     network = load(source)
-    if network.num_classes < 1:
-        raise UserError(f"{name} is no classifier: its num_classes is {network.num_classes}")
-    own = network.pretrained_cfg
+    num_classes: int = undeclared(network).num_classes
+    if num_classes < 1:
+        raise UserError(f"{name} is no classifier: its num_classes is {num_classes}")
+    own = pretrained_cfg_of(network)
     architecture = own["architecture"]
     names = own.get("label_names")
     asap = None
     if is_twin(architecture):
         keys = AsapOptions.__dataclass_fields__
-        asap = {key.removeprefix("asap_"): network._model_args[key] for key in keys}
+        asap = {key.removeprefix("asap_"): undeclared(network)._model_args[key] for key in keys}
     return OpenedModel(
         name=name,
         network=network,
         architecture=architecture,
         asap=asap,
         pixels=PixelConfig.of_model(network),
-        label_names=tuple(names) if names and len(names) == network.num_classes else None,
+        label_names=tuple(names) if names and len(names) == num_classes else None,
         weights_sha256=weights_sha256(network),
         folder=folder,
     )
@@ -148,7 +151,7 @@ class PixelBatches:
         num_workers: int = 0,
     ) -> None:
         self.dataset = dataset
-        self.split = split
+        self.split = counted(split)
         self.positions = positions
         self.batch_size = batch_size
         self.device = device

@@ -111,8 +111,9 @@ class Measured:
             refuse_changes(json.loads(metadata["configuration"]), configuration, path.parent)
             unfinished = None
             if "unfinished" in metadata:
-                parts = (tensors[f"unfinished/{name}"] for name in ("right", "loss", "done"))
-                unfinished = Unfinished(metadata["unfinished"], *parts, tuple(json.loads(metadata["warnings"])))
+                part, loss, done = (tensors[f"unfinished/{name}"] for name in ("right", "loss", "done"))
+                warnings = tuple(json.loads(metadata["warnings"]))
+                unfinished = Unfinished(metadata["unfinished"], part, loss, done, warnings)
             right = {k.removeprefix("right/"): v for k, v in tensors.items() if k.startswith("right/")}
             finished, results = (tuple(json.loads(metadata[name])) for name in ("finished", "results"))
             threads = json.loads(metadata.get("threads", "null"))

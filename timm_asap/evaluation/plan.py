@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def make_cells(config: EvaluateConfig, data: MeasuredData, input_size: tuple[int
     Raises:
         UserError: If a measure cannot be had of these data, or needs a package that is not installed.
     """
-    cells: dict[str, list[Cell]] = {
+    cells: dict[str, Sequence[Cell]] = {
         "clean": [CleanCell()],
         "corruptions": _corruption_cells(config, data, input_size),
         "attacks": [AttackCell(spec) for spec in attack_specs(config)] if "attacks" in config.measures else [],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from timm_asap._io import cut_path, disk_errors, read_json
+from timm_asap._types import present
+from timm_asap.data.splits import counted
 from timm_asap.errors import UserError
 from timm_asap.evaluation.models import OpenedModel, short_name
 from timm_asap.evaluation.per_image import read_per_image
@@ -99,7 +101,7 @@ def describe_model(opened: OpenedModel) -> dict[str, Any]:
         "asap": opened.asap,
         "parameters": opened.parameters,
         "weights_sha256": opened.weights_sha256,
-        "input_size": list(opened.pixels.input_size),
+        "input_size": list(opened.pixels.size),
         "mean": list(opened.pixels.mean),
         "std": list(opened.pixels.std),
     }
@@ -113,7 +115,7 @@ def describe_data(data: MeasuredData, hub_id: str | None) -> dict[str, Any]:
         "hub_id": hub_id,
         "source": data.dataset.source,
         "split": data.split_name,
-        "images": len(data.split),
+        "images": len(counted(data.split)),
         "labels_sha256": data.labels_sha256,
         "classes": data.dataset.num_classes,
         "label_names": list(data.dataset.label_names),
@@ -121,7 +123,7 @@ def describe_data(data: MeasuredData, hub_id: str | None) -> dict[str, Any]:
 
 
 def summarize(
-    results: list[Mapping[str, Any]], warnings: list[str], reference: Record | None, classes: int
+    results: Sequence[Mapping[str, Any]], warnings: list[str], reference: Record | None, classes: int
 ) -> dict[str, Any]:
     """The record's `summary`.
 
@@ -144,7 +146,7 @@ def summarize(
         "below_chance": doubt,
     }
     if reference is not None and cells is not None:
-        errors = corruption_errors(cells, corruption_cells(reference.content["results"]))
+        errors = corruption_errors(cells, present(corruption_cells(reference.content["results"]), "corruption there"))
         summary["mce"] = mean_corruption_error(errors)
         summary["mce_reference"] = f"{reference.name}, weights {reference.content['model']['weights_sha256'][:12]}"
         summary["corruption_errors"] = errors
@@ -218,7 +220,7 @@ def compose(
     model: Mapping[str, Any],
     data: Mapping[str, Any],
     produced: Mapping[str, Any],
-    results: list[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The whole record."""

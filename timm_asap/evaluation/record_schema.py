@@ -140,7 +140,7 @@ def record_problem(content: Mapping[str, Any], whole: bool = False) -> str | Non
 def _problem(part: Any, needed: Mapping[str, Check], usual: Mapping[str, Check], whole: bool) -> str | None:
     if not isinstance(part, dict):
         return f" is a {type(part).__name__}"
-    for key, check in (needed | usual).items():
+    for key, check in {**needed, **usual}.items():
         if key not in part:
             if key in needed or whole:
                 return f".{key} is missing"

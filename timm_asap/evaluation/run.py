@@ -12,6 +12,7 @@ import torch
 
 from timm_asap import machine
 from timm_asap._lock import shared_folder_lock
+from timm_asap.data.splits import counted
 from timm_asap.errors import UserError
 from timm_asap.evaluation.aliasing import measure_batch, merge_aliasing
 from timm_asap.evaluation.config import EvaluateConfig
@@ -53,7 +54,10 @@ def evaluate(config: EvaluateConfig) -> list[Record]:
     config, notes = settle_files(config)
     data = load_data(config)
     if processes.is_main:
-        for line in (f"{len(data.split):,} images of {data.split_name}: {data.dataset.source}", *data.dataset.notes):
+        for line in (
+            f"{len(counted(data.split)):,} images of {data.split_name}: {data.dataset.source}",
+            *data.dataset.notes,
+        ):
             print_text(line)
     jobs = [prepare(config, name, data, processes.device, reference) for name in config.models]
     _check_folders([job.folder for job in jobs])
@@ -105,11 +109,16 @@ class _Evaluation:
         try:
             with ExitStack() as stack:
                 # the same numbers in every run: no algorithms that add in any order, no rounding to TF32
-                flags = {"enabled": True, "benchmark": False, "deterministic": True, "allow_tf32": False}
+                flags: dict[str, Any] = {
+                    "enabled": True,
+                    "benchmark": False,
+                    "deterministic": True,
+                    "allow_tf32": False,
+                }
                 stack.enter_context(torch.backends.cudnn.flags(**flags))
                 memory_format = torch.channels_last if job.config.channels_last else torch.contiguous_format
-                job.classifier.to(job.device, memory_format=memory_format)
-                stack.callback(job.classifier.to, "cpu", memory_format=torch.contiguous_format)
+                job.classifier.to(job.device).to(memory_format=memory_format)
+                stack.callback(lambda: job.classifier.to("cpu").to(memory_format=torch.contiguous_format))
                 self._settle_threads()
                 for cell in job.left:
                     self._measure(cell)
@@ -129,7 +138,7 @@ class _Evaluation:
             torch.set_num_threads(self.measured.threads)
             return
         chosen = machine.choose_threads(
-            machine.forward_pass(job.classifier, job.opened.pixels.input_size), job.config.batch_size
+            machine.forward_pass(job.classifier, job.opened.pixels.size), job.config.batch_size
         )
         self.display.say(str(chosen))
         self.measured = replace(self.measured, threads=chosen.threads)

@@ -16,7 +16,7 @@ import torch
 from timm_asap.data import ImageDataset, LazySplit, Split, TensorSplit, leave_out_unreadable
 from timm_asap.data.class_folders import read_class_folders
 from timm_asap.data.columns import UnknownClassesError, in_order
-from timm_asap.data.splits import SMALL_SIDE_PX, large_dataset, small_dataset
+from timm_asap.data.splits import SMALL_SIDE_PX, counted, large_dataset, small_dataset
 from timm_asap.errors import UserError
 from timm_asap.evaluation.config import EvaluateConfig
 from timm_asap.evaluation.models import open_model
@@ -85,9 +85,12 @@ def find_corruptions(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(f"--data-dir {folder} is no folder: expected the one that ImageNet-C was unpacked to")
     groups = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    places = {name: next((g / name for g in groups if (g / name / "1").is_dir()), None) for name in names}
-    if missing := [name for name, place in places.items() if place is None]:
-        raise UserError(f"--data-dir {folder} holds no {missing[0]}: expected {missing[0]}/1 to {missing[0]}/5 in it")
+    places: dict[str, Path] = {}
+    for name in names:
+        place = next((g / name for g in groups if (g / name / "1").is_dir()), None)
+        if place is None:
+            raise UserError(f"--data-dir {folder} holds no {name}: expected {name}/1 to {name}/5 in it")
+        places[name] = place
     return places
 
 
@@ -189,7 +192,7 @@ class MeasuredData:
     @property
     def labels_sha256(self) -> str:
         """SHA-256 of the labels in their order, as int64: whether two records numbered the same images."""
-        return hashlib.sha256(self.split.labels.to(torch.int64).numpy().tobytes()).hexdigest()
+        return hashlib.sha256(counted(self.split).labels.to(torch.int64).numpy().tobytes()).hexdigest()
 
 
 def load_data(config: EvaluateConfig) -> MeasuredData:
@@ -255,9 +258,8 @@ def _imagenet_c(folder: Path, config: EvaluateConfig) -> MeasuredData:
 
 
 def _cifar10_c(folder: Path, config: EvaluateConfig) -> MeasuredData:
-    first = None
-    for name in config.corruptions:  # memory-mapped: each file is opened, one severity of it read
-        first = cifar10_c_split(folder, name, config.severities[0])
+    # memory-mapped: each file is opened, one severity of it read
+    first = [cifar10_c_split(folder, name, config.severities[0]) for name in config.corruptions][-1]
     dataset = small_dataset("cifar10-c", _CIFAR10_CLASSES, first, first, test_name="test", source=_CIFAR10_C)
     if int(first.labels.max()) >= len(_CIFAR10_CLASSES) or int(first.labels.min()) < 0:
         raise UserError(f"{folder / 'labels.npy'} holds labels outside 0 to 9: fetch it again")
@@ -267,20 +269,21 @@ def _cifar10_c(folder: Path, config: EvaluateConfig) -> MeasuredData:
 
 
 def _class_folders(folder: Path, config: EvaluateConfig) -> MeasuredData:
-    split, names, notes = class_folders(folder, class_order=config.class_order)
-    if config.skip_unreadable:
-        split = leave_out_unreadable(split)
+    found, names, notes = class_folders(folder, class_order=config.class_order)
+    split = leave_out_unreadable(found) if config.skip_unreadable else found
     source = _CLASS_FOLDERS[config.dataset] or f"images of the folder {folder.resolve().name}"
     about = {"test_name": "all", "source": source, "class_order": config.class_order, "notes": notes}
     dataset = large_dataset(config.dataset, names, split, split, **about)
-    is_small = max(split.decode(0).size) <= SMALL_SIDE_PX
+    is_small = not isinstance(split, TensorSplit) and max(split.decode(0).size) <= SMALL_SIDE_PX
     return MeasuredData(dataset, split, "all", crop_pct=1.0 if is_small else None)
 
 
 def _join(first: Split, second: Split) -> Split:
-    labels = torch.cat([first.labels, second.labels])
-    if isinstance(first, TensorSplit):
-        return TensorSplit(torch.cat([first.images, second.images]), labels)
+    if isinstance(first, TensorSplit) and isinstance(second, TensorSplit):
+        return TensorSplit(torch.cat([first.images, second.images]), torch.cat([first.labels, second.labels]))
+    if not isinstance(first, LazySplit) or not isinstance(second, LazySplit):
+        raise TypeError(f"cannot join a {type(first).__name__} and a {type(second).__name__}")
     import datasets
 
-    return replace(first, dataset=datasets.concatenate_datasets([first.dataset, second.dataset]), labels=labels)
+    rows = datasets.concatenate_datasets([first.dataset, second.dataset])
+    return replace(first, dataset=rows, labels=torch.cat([first.labels, second.labels]))

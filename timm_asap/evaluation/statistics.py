@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ _SEVERITIES = (1, 2, 3, 4, 5)
 Cells = dict[tuple[str, int], Mapping[str, Any]]
 
 
-def corruption_cells(results: list[Mapping[str, Any]]) -> Cells | None:
+def corruption_cells(results: Sequence[Mapping[str, Any]]) -> Cells | None:
     """The entries of the 15 corruptions at all severities, by name and severity; None if one is missing."""
     found = {(r["corruption"], r["severity"]): r for r in results if r["measure"] == "corruption"}
     wanted = [(name, severity) for name in CORRUPTIONS for severity in _SEVERITIES]

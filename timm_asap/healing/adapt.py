@@ -14,7 +14,9 @@ from accelerate import Accelerator, DistributedType
 from torch import nn
 
 from timm_asap._io import cut_path, read_json, write_json
+from timm_asap._types import present
 from timm_asap.command_line import flag
+from timm_asap.data.splits import counted
 from timm_asap.errors import UserError
 from timm_asap.healing.adapt_plan import load_network_pair, load_unlabelled, make_adapt_plan, steps_in_minutes
 from timm_asap.healing.fidelity import Fidelity, Outputs, compare_outputs, outputs_of
@@ -116,7 +118,7 @@ def run_adaptation(
     dataset = load_unlabelled(config, pair, tensor)
     config = replace(config, steps=config.steps or steps_in_minutes(config, pair, dataset), minutes=None)
     plan = make_adapt_plan(config, pair, dataset)
-    held_out = _HeldOut(plan)
+    held_out = _HeldOut(plan, pair.plain)
     try:
         before = held_out.fidelity(pair.twin)
         report = _heal_first(config, plan) if starts and config.refit else None
@@ -152,8 +154,8 @@ def run_adaptation(
 class _HeldOut:
     """The images that nothing is trained on, and the teacher's outputs for them."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, teacher: nn.Module) -> None:
+        self._plan, self._teacher = plan, teacher
         self._reference: Outputs | None = None
 
     def _batches(self) -> Any:
@@ -162,21 +164,22 @@ class _HeldOut:
     def fidelity(self, model: nn.Module) -> Fidelity:
         """Of a model, on the device it is on."""
         if self._reference is None:
-            self._reference = outputs_of(self._plan.teacher, self._batches())
+            self._reference = outputs_of(self._teacher, self._batches())
         return compare_outputs(self._reference, outputs_of(model, self._batches()))
 
 
 def _heal_first(config: AdaptConfig, plan: Plan) -> Any:
     """The closed-form repairs, on some training images."""
-    few = torch.randperm(len(plan.dataset.train), generator=torch.Generator().manual_seed(config.seed))[:_REFIT_IMAGES]
-    subset = replace(plan.dataset, train=plan.dataset.train.select(few))
+    train = counted(plan.dataset.train)
+    few = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[:_REFIT_IMAGES]
+    subset = replace(plan.dataset, train=train.select(few))
     batches = (images for images, _ in build_test_loader(replace(plan, dataset=subset), subset.train))
     return heal(plan.model, batches, refit="all", plain=plan.teacher)
 
 
 def _start_blend(config: AdaptConfig, run: Run) -> Blend | None:
     """Let the plain strides turn into the alias-free ones as the run's steps go by; what is measured is the twin."""
-    if not config.blend:
+    if not config.blend or config.steps is None:  # the steps are settled before a run starts
         return None
     network = run.accelerator.unwrap_model(run.model, keep_torch_compile=False)
     blend, last = Blend(network), config.blend * config.steps
@@ -202,7 +205,7 @@ def _run_epoch(run: Run, epoch: int, held_out: _HeldOut) -> Fidelity:
         "train_agreement": trained["train_accuracy"],
         **_shown(found),
         "images_per_s": trained["images_per_s"],
-        "seconds": run.sums.seconds + time.perf_counter() - began,
+        "seconds": present(run.sums, "sum of the epoch").seconds + time.perf_counter() - began,
     }
     run.position.epoch, run.position.batch = epoch + 1, 0
     run.position.best_epoch, run.position.best_step = run.position.epoch, run.position.step
@@ -286,7 +289,7 @@ def _finish(
     """Write adapt.json and result.json, and put the weights into the network that was given."""
     folder, plan = run.folder, run.plan
     trained = run.network_on_cpu()
-    if run.accelerator.is_main_process and not stopped:
+    if run.accelerator.is_main_process and after is not None and not stopped:
         record = read_json(folder.path / ADAPTATION, "what timm-asap adapt writes at the start of a run")
         record |= {
             "model": cut_path(config.model),

@@ -12,7 +12,9 @@ from torch import nn
 
 from timm_asap import data
 from timm_asap._io import cut_path
+from timm_asap._types import pretrained_cfg_of, undeclared
 from timm_asap.data.config import PixelConfig
+from timm_asap.data.splits import counted
 from timm_asap.data.unlabelled import load_images
 from timm_asap.errors import UserError
 from timm_asap.healing.pair import load_pair, plain_copy
@@ -103,7 +105,7 @@ def load_unlabelled(config: AdaptConfig, pair: NetworkPair, tensor: torch.Tensor
     Raises:
         UserError: If there are none, or they do not fit the network.
     """
-    own = pair.twin.pretrained_cfg
+    own = pretrained_cfg_of(pair.twin)
     channels, *size = own["input_size"]
     if tensor is not None:
         dataset = _of_tensor(tensor, pair.twin)
@@ -130,7 +132,7 @@ def load_unlabelled(config: AdaptConfig, pair: NetworkPair, tensor: torch.Tensor
     else:
         raise UserError("no images: give --images DIR, or --dataset NAME as train.py takes it")
     names = own.get("label_names") or imagenet_names(pair.twin)
-    return replace(dataset, label_names=tuple(names or map(str, range(pair.twin.num_classes))))
+    return replace(dataset, label_names=tuple(names or map(str, range(undeclared(pair.twin).num_classes))))
 
 
 def _of_tensor(images: torch.Tensor, twin: nn.Module) -> data.ImageDataset:
@@ -139,7 +141,7 @@ def _of_tensor(images: torch.Tensor, twin: nn.Module) -> data.ImageDataset:
         raise UserError(f"images: expected a float tensor (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
     if len(images) < 5 or not images.isfinite().all():
         raise UserError(f"images: expected 5 or more, none of them with NaN; got {len(images)}")
-    own = twin.pretrained_cfg
+    own = pretrained_cfg_of(twin)
     mean, std = (torch.tensor(own[name]).view(-1, 1, 1) for name in ("mean", "std"))
     pixels = ((images.cpu().float() * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
@@ -156,7 +158,7 @@ def _of_tensor(images: torch.Tensor, twin: nn.Module) -> data.ImageDataset:
         test_name="held-out images",
         mean=tuple(own["mean"]),
         std=tuple(own["std"]),
-        image_size=tuple(pixels.shape[1:]),
+        image_size=(pixels.shape[1], pixels.shape[2], pixels.shape[3]),
         source=f"{len(pixels):,} images without labels",
     )
 
@@ -178,10 +180,11 @@ def imagenet_names(model: nn.Module) -> list[str] | None:
 def steps_in_minutes(config: AdaptConfig, pair: NetworkPair, dataset: data.ImageDataset) -> int:
     """How many steps the minutes allow, from timing a few on the device that trains."""
     minutes = config.minutes or _DEFAULT_MINUTES
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = found or torch.device("cpu")
     size = _train_size(config, dataset)
     images = torch.zeros(config.batch_size, *size, device=device)
-    twin, plain = (model.to(device, memory_format=torch.channels_last).eval() for model in (pair.twin, pair.plain))
+    twin, plain = (_channels_last(model, device).eval() for model in (pair.twin, pair.plain))
     times = []
     for _ in range(_TIMED_STEPS):
         began = time.perf_counter()
@@ -192,13 +195,17 @@ def steps_in_minutes(config: AdaptConfig, pair: NetworkPair, dataset: data.Image
         float(next(g for g in grads if g is not None).sum())  # waits for the device
         times.append(time.perf_counter() - began)
     for model in (twin, plain):
-        model.to("cpu", memory_format=torch.contiguous_format)
+        model.to("cpu").to(memory_format=torch.contiguous_format)
     steps = max(1, round(60 * minutes / (min(times) * _LOADING_TAKES)))
     if os.environ.get("RANK", "0") == "0":
         print(
             f"{minutes:g} minutes: {steps:,} steps of about {60 * minutes / steps:.2f} s; --steps sets another number"
         )
     return steps
+
+
+def _channels_last(model: nn.Module, device: torch.device) -> nn.Module:
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def _train_size(config: AdaptConfig, dataset: data.ImageDataset) -> tuple[int, int, int]:
@@ -211,18 +218,20 @@ def _train_size(config: AdaptConfig, dataset: data.ImageDataset) -> tuple[int, i
 
 def make_adapt_plan(config: AdaptConfig, pair: NetworkPair, dataset: data.ImageDataset) -> Plan:
     """The plan of the run, as the training loop takes it."""
-    own = pair.twin.pretrained_cfg
+    own = pretrained_cfg_of(pair.twin)
     small = isinstance(dataset.train, data.TensorSplit)
     if small and (config.train_image_size is not None):
         raise UserError("--train-image-size is for large images: those of this data set are taken as they are")
-    parts = min(_MEASUREMENTS, config.steps)
-    steps_per_part = -(-config.steps // parts)
-    parts = -(-config.steps // steps_per_part)
-    repeats = -(-steps_per_part * config.batch_size // len(dataset.train))
+    steps = config.steps or steps_in_minutes(config, pair, dataset)
+    parts = min(_MEASUREMENTS, steps)
+    steps_per_part = -(-steps // parts)
+    parts = -(-steps // steps_per_part)
+    train = counted(dataset.train)
+    repeats = -(-steps_per_part * config.batch_size // len(train))
     if repeats > 1:  # an epoch here is a part of the run, and may show an image many times, each time changed anew
-        dataset = replace(dataset, train=dataset.train.select(torch.arange(len(dataset.train)).repeat(repeats)))
+        dataset = replace(dataset, train=train.select(torch.arange(len(train)).repeat(repeats)))
     settings = TrainConfig(
-        model=pair.twin.pretrained_cfg["architecture"],
+        model=own["architecture"],
         dataset=config.dataset or "imagefolder",
         output=str(config.run_folder),
         epochs=parts,

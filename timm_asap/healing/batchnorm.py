@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 __all__ = ["batchnorm_layers", "measuring", "move_batchnorm", "reestimate_batchnorm"]
 
 
-def batchnorm_layers(model: nn.Module) -> dict[str, nn.Module]:
+def batchnorm_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """The BatchNorm layers that keep running statistics, by name; those that timm has frozen keep theirs."""
     return {
         name: layer
@@ -52,8 +53,8 @@ class _Moments:
 
     def __init__(self) -> None:
         self.count = 0
-        self.mean: torch.Tensor | float = 0.0
-        self.scatter: torch.Tensor | float = 0.0
+        self.mean = torch.zeros((), dtype=torch.float64)
+        self.scatter = torch.zeros((), dtype=torch.float64)
 
     def add(self, x: torch.Tensor) -> None:
         x = x if x.dtype == torch.float64 else x.float()
@@ -95,7 +96,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> t
     moments = {name: _Moments() for name in layers}
     with measuring(model, by_batch=True), ExitStack() as hooks:
         for name, layer in layers.items():
-            hooks.enter_context(layer.register_forward_pre_hook(lambda _, args, to=moments[name]: to.add(args[0])))
+            hooks.enter_context(layer.register_forward_pre_hook(partial(_look, moments[name])))
         for batch in batches:
             model(batch)
     reached = {name: m for name, m in moments.items() if m.count > 0}
@@ -104,8 +105,7 @@ def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> t
             raise ValueError(f"the input of {name} is not finite: check the images and the model's weights")
     with torch.no_grad():
         for name, found in reached.items():
-            layers[name].running_mean.copy_(found.mean)
-            layers[name].running_var.copy_(found.variance)
+            _write(layers[name], (found.mean, found.variance))
     return tuple(reached), tuple(name for name in layers if name not in reached)
 
 
@@ -136,32 +136,31 @@ def move_batchnorm(
     """
     layers, plain_layers = batchnorm_layers(model), batchnorm_layers(plain)
     layers = {name: layer for name, layer in layers.items() if name in plain_layers}
-    before = {name: (layer.running_mean.clone(), layer.running_var.clone()) for name, layer in layers.items()}
-    base = {name: (plain_layers[name].running_mean, plain_layers[name].running_var) for name in layers}
+    before = {name: _copied(_statistics(layer)) for name, layer in layers.items()}
+    base = {name: _statistics(plain_layers[name]) for name in layers}
     moments, plain_moments = ({name: _Moments() for name in layers} for _ in range(2))
     of_batch: dict[str, _Moments] = {}
     parameter = next(plain.parameters())
 
-    def look_at_plain(name: str, args: tuple) -> None:
+    def look_at_plain(name: str, _: nn.Module, args: tuple) -> None:
         of_batch.setdefault(name, _Moments()).add(args[0])
         plain_moments[name].add(args[0])
 
-    def move(name: str, args: tuple) -> None:
+    def move(name: str, _: nn.Module, args: tuple) -> None:
         moments[name].add(args[0])
         if name in of_batch:
             found = _Moments()
             found.add(args[0])
             _write(layers[name], _moved(base[name], found, of_batch[name], layers[name].eps))
 
+    new: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     done = False
     try:
         with measuring(model, by_batch=False), measuring(plain, by_batch=False), ExitStack() as hooks:
             for name, layer in layers.items():
                 looks = ((plain_layers[name], look_at_plain), (layer, move))
                 for at, look in looks:
-                    hooks.enter_context(
-                        at.register_forward_pre_hook(lambda _, args, name=name, look=look: look(name, args))
-                    )
+                    hooks.enter_context(at.register_forward_pre_hook(partial(look, name)))
             for batch in batches:
                 of_batch.clear()
                 plain(batch.to(parameter.device, parameter.dtype))
@@ -189,7 +188,22 @@ def _moved(
     return mean + shift, variance * new_variance / plain_variance
 
 
-def _write(layer: nn.Module, statistics: tuple[torch.Tensor, torch.Tensor]) -> None:
+def _look(moments: _Moments, _: nn.Module, args: tuple) -> None:
+    moments.add(args[0])
+
+
+def _statistics(layer: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """The running mean and variance of a layer of `batchnorm_layers`, themselves."""
+    if layer.running_mean is None or layer.running_var is None:
+        raise TypeError(f"{type(layer).__name__}: expected a layer that keeps running statistics")
+    return layer.running_mean, layer.running_var
+
+
+def _copied(statistics: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return statistics[0].clone(), statistics[1].clone()
+
+
+def _write(layer: _BatchNorm, statistics: tuple[torch.Tensor, torch.Tensor]) -> None:
     with torch.no_grad():
-        layer.running_mean.copy_(statistics[0])
-        layer.running_var.copy_(statistics[1])
+        for own, new in zip(_statistics(layer), statistics, strict=True):
+            own.copy_(new)

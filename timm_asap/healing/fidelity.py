@@ -92,12 +92,12 @@ class Fidelity:
 
     def is_better_than(self, other: Fidelity) -> bool:
         """Whether the divergence is lower and the agreement no lower; of outputs that are no logits, the error."""
-        if self.kl is None:
+        if self.kl is None or other.kl is None or self.agreement is None or other.agreement is None:
             return self.error < other.error
         return self.kl < other.kl and self.agreement >= other.agreement
 
     def __str__(self) -> str:
-        if self.agreement is None:
+        if self.agreement is None or self.agreement_interval is None or self.kl is None:
             return f"relative error {self.error:.3f}"
         low, high = self.agreement_interval
         text = f"agreement {self.agreement:.1f} % ({low:.1f} to {high:.1f})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,9 @@ class ResidualFit:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.gram: torch.Tensor | None = None
-        self.cross: torch.Tensor | None = None
+        # of no group, input or output until there are rows
+        self.gram = torch.zeros(0, 0, 0, dtype=torch.float64)
+        self.cross = torch.zeros(0, 0, 0, dtype=torch.float64)
         self.residual_energy = 0.0
         self.target_energy = 0.0
 
@@ -37,7 +38,7 @@ class ResidualFit:
             target: Likewise.
         """
         gram, cross = x.mT @ x, x.mT @ residual
-        if self.gram is None:
+        if not self.rows:
             # Not every accelerator has float64; sums over many batches need it, the product of one does not.
             device = "cpu" if x.device.type == "mps" else x.device
             self.gram = torch.zeros(gram.shape, dtype=torch.float64, device=device)
@@ -132,7 +133,7 @@ class ConvCalls(TorchFunctionMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if func is F.conv2d:
-            given = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+            given: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
             given |= dict(zip(_NAMES, args, strict=False)) | (kwargs or {})
             kernel, dilation = given["weight"].shape[2:], _pair(given["dilation"])
             changed = self.look(
@@ -156,14 +157,15 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 def _padding(
-    padding: str | int | tuple[int, ...], kernel: tuple[int, int], dilation: tuple[int, int]
+    padding: str | int | tuple[int, ...], kernel: Sequence[int], dilation: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     if padding == "valid":
         return ((0, 0), (0, 0))
-    if padding == "same":
-        spare = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
-        return tuple((s // 2, s - s // 2) for s in spare)
-    return tuple((p, p) for p in _pair(padding))
+    if isinstance(padding, str):  # "same"
+        down, right = (d * (k - 1) for k, d in zip(kernel, dilation, strict=True))
+        return (down // 2, down - down // 2), (right // 2, right - right // 2)
+    height, width = _pair(padding)
+    return (height, height), (width, width)
 
 
 def output_positions(output: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from timm_asap._types import pretrained_cfg_of, undeclared
 from timm_asap.conversion.strided import detach, is_converted
 from timm_asap.errors import UserError
 from timm_asap.zoo import check_model_name, create_model, is_twin, model_folder
@@ -48,7 +49,7 @@ def load_pair(name: str, asap_kwargs: dict[str, Any]) -> tuple[nn.Module | None,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UpstreamWeightsWarning)  # what it asks for is being done
         model = create_model(name, pretrained=True, **(asap_kwargs if is_twin(name) else {})).eval()
-    architecture = model.pretrained_cfg["architecture"]
+    architecture = pretrained_cfg_of(model)["architecture"]
     if is_twin(architecture):
         if asap_kwargs and not is_twin(name):
             given = ", ".join(key.replace("asap_", "--") for key in asap_kwargs)
@@ -57,8 +58,8 @@ def load_pair(name: str, asap_kwargs: dict[str, Any]) -> tuple[nn.Module | None,
     twin_name = f"{architecture}_asap"
     if not is_twin(twin_name):
         raise UserError(f"{architecture} has no twin: `timm-asap list` shows the architectures that have one")
-    arguments = {**model._model_args, "num_classes": model.num_classes, **asap_kwargs}
-    own = {k: v for k, v in model.pretrained_cfg.items() if k not in ("architecture", "tag")}
+    arguments = {**undeclared(model)._model_args, "num_classes": undeclared(model).num_classes, **asap_kwargs}
+    own = {k: v for k, v in pretrained_cfg_of(model).items() if k not in ("architecture", "tag")}
     twin = create_model(twin_name, pretrained_cfg_overlay=own, **arguments).eval()
     twin.load_state_dict(model.state_dict())
     return model, twin

@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
 
+from timm_asap._types import undeclared
 from timm_asap.conversion.strided import is_converted
 from timm_asap.healing.batchnorm import measuring
 from timm_asap.healing.fidelity import RefitSite
@@ -122,7 +124,7 @@ def _in_running_order(model: nn.Module, batch: torch.Tensor, every: bool) -> dic
             reasons[name] = f"its weight is computed anew in every pass ({kind})"
         elif times > 1:
             reasons[name] = f"its weight is used {times} times in one pass"
-        elif layers[name].weight[0].numel() > _MOST_INPUTS:
+        elif undeclared(layers[name]).weight[0].numel() > _MOST_INPUTS:
             reasons[name] = f"it has more than {_MOST_INPUTS:,} inputs"
         else:
             reasons[name] = ""
@@ -254,15 +256,13 @@ def _targets(
     with ExitStack() as watch:
         start = 0
 
-        def look(name: str, output: torch.Tensor) -> None:
+        def look(name: str, _: nn.Module, __: tuple, output: torch.Tensor) -> None:
             where = output_positions(output, positions, generator)
             at = output.flatten(2)[:, :, where.to(output.device)]
             found[name].append((start, where, output.shape[1:], at))
 
         for name in names:
-            watch.enter_context(
-                plain.get_submodule(name).register_forward_hook(lambda _, __, output, name=name: look(name, output))
-            )
+            watch.enter_context(plain.get_submodule(name).register_forward_hook(partial(look, name)))
         for part in images.split(_PART):
             plain(part.to(parameter.device, parameter.dtype))
             start += len(part)
@@ -271,10 +271,12 @@ def _targets(
 
 def _correct(layer: nn.Module, correction: torch.Tensor) -> None:
     """Add a correction (groups, inputs, outputs), its last input a bias if the layer has one."""
-    weight = correction[:, : layer.weight[0].numel()].mT.reshape(layer.weight.shape)
-    layer.weight.add_(weight.to(layer.weight))
-    if layer.bias is not None:
-        layer.bias.add_(correction[:, -1].flatten().to(layer.bias))
+    weight: torch.Tensor = undeclared(layer).weight
+    bias: torch.Tensor | None = undeclared(layer).bias
+    added = correction[:, : weight[0].numel()].mT.reshape(weight.shape)
+    weight.add_(added.to(weight))
+    if bias is not None:
+        bias.add_(correction[:, -1].flatten().to(bias))
 
 
 def _convolution_at(model: nn.Module, layer: nn.Module, batch: torch.Tensor) -> ConvCall:

@@ -15,9 +15,10 @@ from torch.utils.data import DataLoader
 from timm_asap import data, machine
 from timm_asap._io import as_json, cut_path, disk_errors, is_leftover, remove, replace_file, sync_file
 from timm_asap._lock import LOCK_FILES, folder_lock, refuse_if_locked
+from timm_asap._types import pretrained_cfg_of, undeclared
 from timm_asap.data.config import PixelConfig
 from timm_asap.data.labels import match_labels, renumbered
-from timm_asap.data.splits import TensorSplit
+from timm_asap.data.splits import ImageSplit, TensorSplit, counted
 from timm_asap.errors import UserError
 from timm_asap.evaluation.measurements import resolve_device
 from timm_asap.evaluation.statistics import below_chance
@@ -68,7 +69,7 @@ def run(options: HealOptions) -> None:
     dataset = _in_the_models_order(options, dataset, model)
     plan = _plan(options, dataset, model)
     if device.type == "cpu":
-        needed = image_memory(plan.pixels.input_size, min(options.batch_size, options.limit))
+        needed = image_memory(plan.pixels.size, min(options.batch_size, options.limit))
         check_memory(needed, f"{options.model} with --batch-size {options.batch_size}")
     with folder_lock(folder, "timm-asap heal"):
         _check_output(folder, options.overwrite)
@@ -82,15 +83,16 @@ def _heal_and_write(
     options: HealOptions, plan: Plan, plain: nn.Module | None, device: torch.device, folder: Path
 ) -> None:
     model, dataset = plan.model, plan.dataset
-    architecture = model.pretrained_cfg["architecture"]
+    architecture = pretrained_cfg_of(model)["architecture"]
     report_on = {"model": options.model, "twin": architecture, **AsapOptions(**_asap_options(model)).__dict__}
     print_text(", ".join(f"{name} {value}" for name, value in report_on.items()))
 
-    measured = data.leave_out_unreadable(dataset.test) if options.skip_unreadable else dataset.test
+    test_split, train_split = counted(dataset.test), counted(dataset.train)
+    measured = data.leave_out_unreadable(test_split) if options.skip_unreadable else test_split
     test = _loader(plan, measured)
     model.to(device)
-    few = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(options.seed))[: options.limit]
-    chosen = dataset.train.select(few)
+    few = torch.randperm(len(train_split), generator=torch.Generator().manual_seed(options.seed))[: options.limit]
+    chosen = train_split.select(few)
     images = _loader(plan, data.leave_out_unreadable(chosen) if options.skip_unreadable else chosen)
     # a pass to hold images out, one for each layer that is refitted and the order of them, and one for the statistics
     passes = 3 + (len(converted_convolutions(model)) if options.refit else 0)
@@ -99,7 +101,7 @@ def _heal_and_write(
     total = passes * len(images) + tests * len(test)
     with machine.thread_count(), ProgressDisplay(total, name="timm-asap heal") as display:
         if device.type == "cpu" and not machine.set_by_user() and machine.cores() > 1:
-            work = machine.forward_pass(model, plan.pixels.input_size)
+            work = machine.forward_pass(model, plan.pixels.size)
             display.say(str(machine.choose_threads(work, options.batch_size)))
         if plain is not None:
             accuracy["plain"] = _accuracy(plain.to(device), _Counted(test, display, "testing the original"), device)
@@ -131,7 +133,8 @@ def _heal_and_write(
     record = {**report_on, "dataset": dataset.name, **about, "small": isinstance(dataset.test, TensorSplit)}
     record |= {name: cut_path(value) for name in _WHERE_THE_DATA_ARE if (value := getattr(options, name)) is not None}
     record |= {"versions": package_versions(), "hardware": used}
-    record["fidelity"] = {"before": asdict(report.before), "after": asdict(report.after)}
+    if report.before is not None and report.after is not None:
+        record["fidelity"] = {"before": asdict(report.before), "after": asdict(report.after)}
     record |= {"test_images": len(measured), "accuracy": accuracy, "report": asdict(report)}
     # the record is on the disk before the weights are replaced, and in its place after them
     with replace_file(folder / "heal.json") as aside:
@@ -145,15 +148,16 @@ def _heal_and_write(
 
 def _in_the_models_order(options: HealOptions, dataset: data.ImageDataset, model: nn.Module) -> data.ImageDataset:
     """The data set with its classes numbered, and called, as the model's."""
-    if model.num_classes != dataset.num_classes:
+    num_classes: int = undeclared(model).num_classes
+    if num_classes != dataset.num_classes:
         raise UserError(
-            f"{options.model} tells {model.num_classes} classes apart, and {options.dataset} has "
+            f"{options.model} tells {num_classes} classes apart, and {options.dataset} has "
             f"{dataset.num_classes}: heal with the data set that the model was trained on"
         )
-    own = model.pretrained_cfg.get("label_names")
-    own = tuple(own) if own and len(own) == model.num_classes else None
+    own = pretrained_cfg_of(model).get("label_names")
+    own = tuple(own) if own and len(own) == num_classes else None
     try:
-        classes = match_labels(dataset.label_names, own, model.num_classes, dataset.class_order)
+        classes = match_labels(dataset.label_names, own, num_classes, dataset.class_order)
     except UserError as error:
         raise UserError(f"{options.model} does not fit data set {options.dataset!r}: {error}") from error
     dataset = renumbered(dataset, classes)
@@ -161,7 +165,8 @@ def _in_the_models_order(options: HealOptions, dataset: data.ImageDataset, model
 
 
 def _asap_options(model: nn.Module) -> dict[str, Any]:
-    return {name: value for name, value in model._model_args.items() if name in AsapOptions.__dataclass_fields__}
+    arguments: dict[str, Any] = undeclared(model)._model_args
+    return {name: value for name, value in arguments.items() if name in AsapOptions.__dataclass_fields__}
 
 
 def _check_output(folder: Path, overwrite: bool) -> None:
@@ -189,7 +194,7 @@ def _plan(options: HealOptions, dataset: data.ImageDataset, model: nn.Module) ->
     )
 
 
-def _loader(plan: Plan, split: data.Split) -> DataLoader:
+def _loader(plan: Plan, split: TensorSplit | ImageSplit) -> DataLoader:
     return data.build_loader(split, plan.dataset, plan.config.batch_size, training=False, pixels=plan.pixels)
 
 
@@ -197,7 +202,7 @@ class _Counted:
     """A loader that shows how far it is read, as often as it is read."""
 
     def __init__(self, loader: DataLoader, display: ProgressDisplay, text: str) -> None:
-        self.dataset = loader.dataset
+        self.dataset: Any = loader.dataset
         self._loader, self._display, self._text = loader, display, text
 
     def __iter__(self) -> Iterator[Any]:

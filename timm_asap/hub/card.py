@@ -97,7 +97,7 @@ def write_card(
     text = carry_stamp(previous.text, text)
     check_card(text)
     refuse_token(path.name, text)
-    if against is not None:
+    if against is not None and records.comparison is not None:
         write_text(folder / COMPARISON, _as_json(records.comparison))
     write_text(path, text)
     return path
@@ -130,7 +130,8 @@ def _licence_so_far(previous: _Card, origin: Origin | None) -> str | None:
     if not previous.text or (origin is not None and f"started from {origin}" not in previous.text):
         return None
     try:
-        stated = ModelCard(previous.text, ignore_metadata_errors=True).data.license
+        data: Any = ModelCard(previous.text, ignore_metadata_errors=True).data
+        stated = data.license
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f" in line {mark.line + 2}"

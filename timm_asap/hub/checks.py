@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 from torch import nn
 
 from timm_asap._io import read_json
+from timm_asap._types import pretrained_cfg_of
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.models import weights_sha256
 from timm_asap.zoo import load
@@ -70,7 +71,7 @@ def check_run(run: Path) -> torch.Tensor:
     try:
         logits = sample_logits(model)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        size = " x ".join(map(str, model.pretrained_cfg["input_size"]))
+        size = " x ".join(map(str, pretrained_cfg_of(model)["input_size"]))
         raise UserError(f"{run}: the model cannot take images of {size}: {first_line(error)}") from error
     if tuple(logits.shape) != (_BATCH, config.num_classes):
         raise UserError(
@@ -84,7 +85,7 @@ def check_run(run: Path) -> torch.Tensor:
 def sample_logits(model: nn.Module) -> torch.Tensor:
     """Scores of four images of seeded noise, (4, classes): on one machine equal bit for bit for equal weights."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(_BATCH, *model.pretrained_cfg["input_size"], generator=generator)
+    images = torch.randn(_BATCH, *pretrained_cfg_of(model)["input_size"], generator=generator)
     with torch.no_grad():
         return model.eval()(images)
 

@@ -14,6 +14,7 @@ from timm.data import resolve_model_data_config
 from torch import nn
 
 from timm_asap._io import replace_file
+from timm_asap._types import present, pretrained_cfg_of
 from timm_asap.errors import UserError, first_line
 
 __all__ = ["OnnxReport", "export_onnx"]
@@ -84,7 +85,7 @@ def export_onnx(
     if opset not in (None, written):
         raise UserError(f"opset: PyTorch cannot write this network with version {opset}, only with {written}")
     program.model.metadata_props.update(_metadata(model, config, include_normalization))
-    program.model.graph.name = model.pretrained_cfg["architecture"]
+    program.model.graph.name = pretrained_cfg_of(model)["architecture"]
     with replace_file(path) as aside:
         program.save(aside)
         difference, scale = _compare(network, aside, config["input_size"])
@@ -98,6 +99,9 @@ def export_onnx(
 
 class _Normalized(nn.Module):
     """The network behind its normalisation: pixels in [0, 1] to scores."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -115,7 +119,7 @@ def _export(network: nn.Module, input_size: tuple[int, int, int], opset: int | N
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.simplefilter("ignore", category)
         try:
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 network,
                 (torch.zeros(2, *input_size),),
                 input_names=["images"],
@@ -127,6 +131,7 @@ def _export(network: nn.Module, input_size: tuple[int, int, int], opset: int | N
             )
         except (torch.onnx.OnnxExporterError, ValueError, RuntimeError) as error:
             raise UserError(f"PyTorch cannot export this network to ONNX: {first_line(error)}") from error
+    return present(program, "program")
 
 
 def _metadata(model: nn.Module, config: dict[str, Any], include_normalization: bool) -> dict[str, str]:
@@ -142,9 +147,9 @@ def _metadata(model: nn.Module, config: dict[str, Any], include_normalization: b
         "std": list(config["std"]),
         "normalization": "inside the graph" if include_normalization else "before the graph: (pixels - mean) / std",
     }
-    labels = model.pretrained_cfg.get("label_names")
+    labels = pretrained_cfg_of(model).get("label_names")
     return {
-        "architecture": model.pretrained_cfg["architecture"],
+        "architecture": pretrained_cfg_of(model)["architecture"],
         "preprocessing": json.dumps(preprocessing),
         **({"label_names": json.dumps(list(labels))} if labels else {}),
     }

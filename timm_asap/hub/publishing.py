@@ -266,7 +266,7 @@ class _Review:
         stamps = [stamp for text in (card, bundle.card_before) if text and (stamp := Stamp.read(text))]
         if not overwrite_files and (others := self._changed_by_others(stamps, there.values())):
             for file in others:
-                lost[file.path] = _difference_of(remote, self.bundle, file, str(info.sha))
+                lost[file.path] = _difference_of(remote, self.bundle, file, str(info.sha if info else None))
             flags.append("--overwrite-files")
         self.edited = None
         if lost:

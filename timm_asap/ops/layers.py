@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
 
+from timm_asap._types import BoundaryName, WindowName
 from timm_asap.ops.resample import resample
-from timm_asap.ops.spectral import as_boundary, as_window, check_count
+from timm_asap.ops.spectral import Boundary, Window, as_boundary, as_window, check_count
 
 __all__ = [
     "AsapPool1d",
@@ -28,11 +31,20 @@ __all__ = [
     "lowpass1d",
     "lowpass2d",
     "lowpass3d",
+    "not_traced",
 ]
+
+C = TypeVar("C", bound=type[nn.Module])
 
 _GRIDS = {1: "L", 2: "H, W", 3: "D, H, W"}
 _TUPLES = {1: "a tuple of one", 2: "a pair of them", 3: "three of them"}
 _EMPTY = {1: "channel and sample", 2: "channel, row and column", 3: "channel, frame, row and column"}
+
+
+def not_traced(cls: C) -> C:
+    """timm's `register_notrace_module`, which does not declare that it gives back the very class."""
+    register_notrace_module(cls)
+    return cls
 
 
 def _strides(stride: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
@@ -64,7 +76,10 @@ def _apply(
 
 @register_notrace_function
 def lowpass2d(
-    x: torch.Tensor, stride: int | tuple[int, int] = 2, window: str = "asap", boundary: str = "circular"
+    x: torch.Tensor,
+    stride: int | tuple[int, int] = 2,
+    window: WindowName | Window = "asap",
+    boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
     """Remove what a grid `stride` times coarser cannot carry; the size stays.
 
@@ -103,7 +118,10 @@ def lowpass2d(
 
 @register_notrace_function
 def asap_pool2d(
-    x: torch.Tensor, stride: int | tuple[int, int] = 2, window: str = "asap", boundary: str = "circular"
+    x: torch.Tensor,
+    stride: int | tuple[int, int] = 2,
+    window: WindowName | Window = "asap",
+    boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
     """Downsample without aliasing: the samples that a stride takes, of the low-passed images.
 
@@ -141,7 +159,10 @@ def asap_pool2d(
 
 @register_notrace_function
 def asap_upsample2d(
-    x: torch.Tensor, stride: int | tuple[int, int] = 2, window: str = "flc", boundary: str = "circular"
+    x: torch.Tensor,
+    stride: int | tuple[int, int] = 2,
+    window: WindowName | Window = "flc",
+    boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
     """Enlarge without images of the spectrum: the transpose of the pool, times the stride on each axis.
 
@@ -175,21 +196,30 @@ def asap_upsample2d(
 
 
 def lowpass1d(
-    x: torch.Tensor, stride: int | tuple[int] = 2, window: str = "asap", boundary: str = "circular"
+    x: torch.Tensor,
+    stride: int | tuple[int] = 2,
+    window: WindowName | Window = "asap",
+    boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
     """:func:`lowpass2d` for signals: (B, C, L) or (C, L), the size stays."""
     return _apply("lowpass", 1, x, stride, window, boundary)
 
 
 def lowpass3d(
-    x: torch.Tensor, stride: int | tuple[int, int, int] = 2, window: str = "asap", boundary: str = "circular"
+    x: torch.Tensor,
+    stride: int | tuple[int, int, int] = 2,
+    window: WindowName | Window = "asap",
+    boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
     """:func:`lowpass2d` for volumes and videos: (B, C, D, H, W) or (C, D, H, W), the size stays."""
     return _apply("lowpass", 3, x, stride, window, boundary)
 
 
 def asap_pool1d(
-    x: torch.Tensor, stride: int | tuple[int] = 2, window: str = "asap", boundary: str = "circular"
+    x: torch.Tensor,
+    stride: int | tuple[int] = 2,
+    window: WindowName | Window = "asap",
+    boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
     """:func:`asap_pool2d` for signals: (B, C, L) to (B, C, ceil(L / stride)).
 
@@ -201,21 +231,30 @@ def asap_pool1d(
 
 
 def asap_pool3d(
-    x: torch.Tensor, stride: int | tuple[int, int, int] = 2, window: str = "asap", boundary: str = "circular"
+    x: torch.Tensor,
+    stride: int | tuple[int, int, int] = 2,
+    window: WindowName | Window = "asap",
+    boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
     """:func:`asap_pool2d` for volumes and videos: (B, C, D, H, W), each axis divided by its stride, rounded up."""
     return _apply("pool", 3, x, stride, window, boundary)
 
 
 def asap_upsample1d(
-    x: torch.Tensor, stride: int | tuple[int] = 2, window: str = "flc", boundary: str = "circular"
+    x: torch.Tensor,
+    stride: int | tuple[int] = 2,
+    window: WindowName | Window = "flc",
+    boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
     """:func:`asap_upsample2d` for signals: (B, C, L) to (B, C, L stride)."""
     return _apply("upsample", 1, x, stride, window, boundary)
 
 
 def asap_upsample3d(
-    x: torch.Tensor, stride: int | tuple[int, int, int] = 2, window: str = "flc", boundary: str = "circular"
+    x: torch.Tensor,
+    stride: int | tuple[int, int, int] = 2,
+    window: WindowName | Window = "flc",
+    boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
     """:func:`asap_upsample2d` for volumes and videos: (B, C, D, H, W), each axis times its stride."""
     return _apply("upsample", 3, x, stride, window, boundary)
@@ -235,8 +274,8 @@ class _Resample(nn.Module):
         self,
         channels: int | None = None,
         stride: int | tuple[int, ...] = 2,
-        window: str | None = None,
-        boundary: str = "circular",
+        window: WindowName | Window | None = None,
+        boundary: BoundaryName | Boundary = "circular",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -257,7 +296,7 @@ class _Resample(nn.Module):
         return resample(x, self.kind, self.stride, self.window, self.boundary)
 
 
-@register_notrace_module
+@not_traced
 class AsapPool2d(_Resample):
     """:func:`asap_pool2d` as a layer, without parameters, buffers or state.
 
@@ -285,7 +324,7 @@ class AsapPool2d(_Resample):
     kind, axes = "pool", 2
 
 
-@register_notrace_module
+@not_traced
 class LowPass2d(_Resample):
     """:func:`lowpass2d` as a layer, without parameters, buffers or state.
 
@@ -311,7 +350,7 @@ class LowPass2d(_Resample):
     kind, axes = "lowpass", 2
 
 
-@register_notrace_module
+@not_traced
 class AsapUpsample2d(_Resample):
     """:func:`asap_upsample2d` as a layer, without parameters, buffers or state.
 
@@ -337,42 +376,42 @@ class AsapUpsample2d(_Resample):
     kind, axes = "upsample", 2
 
 
-@register_notrace_module
+@not_traced
 class AsapPool1d(_Resample):
     """:func:`asap_pool1d` as a layer; arguments as :class:`AsapPool2d`."""
 
     kind, axes = "pool", 1
 
 
-@register_notrace_module
+@not_traced
 class AsapPool3d(_Resample):
     """:func:`asap_pool3d` as a layer; arguments as :class:`AsapPool2d`, the stride one number or one per axis."""
 
     kind, axes = "pool", 3
 
 
-@register_notrace_module
+@not_traced
 class LowPass1d(_Resample):
     """:func:`lowpass1d` as a layer; arguments as :class:`LowPass2d`."""
 
     kind, axes = "lowpass", 1
 
 
-@register_notrace_module
+@not_traced
 class LowPass3d(_Resample):
     """:func:`lowpass3d` as a layer; arguments as :class:`LowPass2d`, the stride one number or one per axis."""
 
     kind, axes = "lowpass", 3
 
 
-@register_notrace_module
+@not_traced
 class AsapUpsample1d(_Resample):
     """:func:`asap_upsample1d` as a layer; arguments as :class:`AsapUpsample2d`."""
 
     kind, axes = "upsample", 1
 
 
-@register_notrace_module
+@not_traced
 class AsapUpsample3d(_Resample):
     """:func:`asap_upsample3d` as a layer; arguments as :class:`AsapUpsample2d`, the stride one number or three."""
 

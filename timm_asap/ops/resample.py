@@ -28,7 +28,11 @@ T = TypeVar("T")
 # Every site of a network at several image sizes in two dtypes: 224 x 224 in float32 is 0.2 MB, 1310 x 1310 is 6.9 MB.
 _CACHE_BYTES = 128 * 2**20
 
-_BUILDERS = {"lowpass": lowpass_matrix, "pool": pool_matrix, "upsample": upsample_matrix}
+_BUILDERS: dict[str, Callable[..., torch.Tensor]] = {
+    "lowpass": lowpass_matrix,
+    "pool": pool_matrix,
+    "upsample": upsample_matrix,
+}
 
 
 def _in_fresh_thread(fn: Callable[[], T]) -> T:
@@ -153,7 +157,7 @@ _DENSE_PLANE = 10_000
 _FEW_CHANNELS = 16
 
 
-def is_known(condition: object) -> bool:
+def is_known(condition: bool | torch.SymBool | torch.Tensor) -> bool:
     """Whether a condition on sizes holds whatever the size is: a traced graph must not depend on the example's.
 
     "No" is always a right answer: the general form follows. torch.compile gets it, because not all of its releases can

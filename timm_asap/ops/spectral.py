@@ -12,6 +12,7 @@ from numbers import Integral
 
 import torch
 
+from timm_asap._types import BoundaryName, WindowName
 from timm_asap.errors import unknown_name
 
 __all__ = ["Boundary", "Window", "lowpass_matrix", "pool_matrix", "upsample_matrix", "window_weights"]
@@ -58,7 +59,7 @@ def check_count(name: str, value: object) -> int:
     return int(value)
 
 
-def window_weights(n: int, stride: int = 2, window: str = "asap") -> torch.Tensor:
+def window_weights(n: int, stride: int = 2, window: WindowName | Window = "asap") -> torch.Tensor:
     """Weights of the frequencies 0, 1, ..., n - 1 of an n-point DFT under the low-pass.
 
     A frequency `k` (folded to `|k| <= n / 2`) weighs `w(k)` below the cut `n / (2 stride)`, half of `w(k)` exactly
@@ -117,7 +118,9 @@ def _circulant(weights: torch.Tensor) -> torch.Tensor:
     return kernel[(index[:, None] - index[None, :]) % n]
 
 
-def lowpass_matrix(n: int, stride: int = 2, window: str = "asap", boundary: str = "circular") -> torch.Tensor:
+def lowpass_matrix(
+    n: int, stride: int = 2, window: WindowName | Window = "asap", boundary: BoundaryName | Boundary = "circular"
+) -> torch.Tensor:
     """The low-pass `L` of one axis: removes what a grid `stride` times coarser cannot carry.
 
     - `"circular"`: the circulant matrix whose DFT is :func:`window_weights` of n.
@@ -165,7 +168,9 @@ def lowpass_matrix(n: int, stride: int = 2, window: str = "asap", boundary: str 
     return kept + full[:n, n:].flip(1)
 
 
-def pool_matrix(n: int, stride: int = 2, window: str = "asap", boundary: str = "circular") -> torch.Tensor:
+def pool_matrix(
+    n: int, stride: int = 2, window: WindowName | Window = "asap", boundary: BoundaryName | Boundary = "circular"
+) -> torch.Tensor:
     """The pool `P = L[::stride]` of one axis: the samples a stride takes, of the low-passed signal.
 
     Args:
@@ -188,7 +193,9 @@ def pool_matrix(n: int, stride: int = 2, window: str = "asap", boundary: str = "
     return lowpass_matrix(n, stride, window, boundary)[::stride].contiguous()
 
 
-def upsample_matrix(n: int, stride: int = 2, window: str = "flc", boundary: str = "circular") -> torch.Tensor:
+def upsample_matrix(
+    n: int, stride: int = 2, window: WindowName | Window = "flc", boundary: BoundaryName | Boundary = "circular"
+) -> torch.Tensor:
     """The transpose of the pool of `n stride` samples, times the stride: n samples become `n stride`.
 
     It puts `stride - 1` zeros after each sample, and low-passes: nothing is left above the Nyquist frequency of the n

@@ -8,6 +8,7 @@ so that both ONNX exporters write files that take any size. It costs some thousa
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 
@@ -22,6 +23,11 @@ def _window(window: str, frequency: torch.Tensor, size: int, stride: int) -> tor
     if window == "hamming":
         return 0.54 + 0.46 * torch.cos(phase * stride)
     return torch.ones_like(phase)
+
+
+def _is_one(n: Any) -> Any:
+    """1 for an axis of one sample, else 0; a tensor where the size is one."""
+    return (n == 1).to(n.dtype) if isinstance(n, torch.Tensor) else int(n == 1)
 
 
 def traced_matrix(
@@ -47,7 +53,7 @@ def traced_matrix(
         return stride * traced_matrix("pool", n * stride, stride, window, boundary, dtype, device).transpose(0, 1)
     size = n if boundary == "circular" else 2 * n
     if boundary == "zero":  # a single sample passes through
-        size = size - (n == 1).to(n.dtype) if isinstance(n, torch.Tensor) else size - int(n == 1)
+        size = size - _is_one(n)
     real = torch.float32 if device.type == "mps" else torch.float64
     # The kept frequencies lie below half the sampling rate: each but the constant has a partner of equal weight.
     whole_k = torch.arange(size // (2 * stride) + 1, device=device)

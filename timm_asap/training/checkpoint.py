@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from timm_asap._io import disk_errors, replace_file, sha256
+from timm_asap._types import present
 from timm_asap.errors import UserError
 
 # Raised when the layout of the file changes; a file of another version is refused.
@@ -143,7 +144,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _step(path: Path) -> int:
-    return int(_NAME.fullmatch(path.name)[1])
+    return int(present(_NAME.fullmatch(path.name), f"step in the name {path.name}")[1])
 
 
 def _pack(value: Any, tensors: dict[str, torch.Tensor], name: str) -> Any:

@@ -46,7 +46,9 @@ def parse(argv: Sequence[str], prog: str | None = None) -> TrainConfig:
     recipe = _recipe_for(first)
     defaults = _from_recipe(recipe) if recipe else TrainConfig()
     flags = given_fields(argv, TrainConfig)
-    own = frozenset(read_recipe(recipe)) if first.recipe and first.recipe not in shipped_recipes() else frozenset()
+    own: frozenset[str] = frozenset()
+    if recipe is not None and first.recipe and first.recipe not in shipped_recipes():
+        own = frozenset(read_recipe(recipe))
     if first.resume:
         chosen = {name: getattr(first, name) for name in ("model", "dataset", "output") if getattr(first, name)}
         folder = replace(defaults, **chosen).run_folder

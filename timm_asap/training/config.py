@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -92,7 +92,7 @@ class TrainConfig(
         """Which fields were asked for; of a configuration made in Python, those that are not at their defaults."""
         if self._given is not None:
             return self._given
-        usual = ((f.name, f.default if f.default is not MISSING else f.default_factory()) for f in fields(self))
+        usual = ((f.name, default_of(f)) for f in fields(self))
         return Given(frozenset(name for name, default in usual if getattr(self, name) != default), frozenset())
 
     @property
@@ -178,6 +178,11 @@ def find_recipe(name: str) -> Path:
     raise UserError(unknown_name("recipe", name, shipped))
 
 
+def default_of(field: Field) -> Any:
+    """What a field of a dataclass has where nothing is given; all fields of options have something."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
 def read_recipe(path: Path) -> dict[str, Any]:
     """The fields that a recipe sets.
 
@@ -194,11 +199,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(f"recipe {path}: expected 'key: value' lines, got a {type(values).__name__}")
-    values = {RENAMED.get(key, key): value for key, value in values.items()}
-    for key in values:
+    given: dict[str, Any] = values  # what is no text is refused below as an unknown key
+    named = {RENAMED.get(key, key): value for key, value in given.items()}
+    for key in named:
         if key not in RECIPE_KEYS:
             raise UserError(f"recipe {path}: {unknown_name('key', key, RECIPE_KEYS)}")
-    return values
+    return named
 
 
 def to_yaml(config: TrainConfig) -> str:

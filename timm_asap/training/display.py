@@ -217,7 +217,7 @@ def _numbers(records: Sequence[dict[str, Any]], key: str) -> list[tuple[float, f
 
 
 def _draw(axis: Axes, points: list[tuple[float, float]], number: int, label: str) -> None:
-    style = series_style(number)
+    style: dict[str, Any] = series_style(number)
     if len(points) > _MARKED_EPOCHS:
         style["marker"] = ""
     axis.plot(*zip(*points, strict=True), label=label or None, **style)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from timm.utils import dispatch_clip_grad
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from timm_asap._types import present
 from timm_asap.adversarial import survives_pgd
 from timm_asap.data import PADDING_LABEL, StreamLoader
 from timm_asap.errors import UserError
@@ -37,7 +39,7 @@ def train_epoch(run: Run, epoch: int) -> dict[str, float]:
         UserError: If the loss of a step is not a number.
         Stopped: If the run was asked to stop.
     """
-    config, accelerator, position, sums = run.plan.config, run.accelerator, run.position, run.sums
+    config, accelerator, position, sums = run.plan.config, run.accelerator, run.position, run.epoch_sums
     correct = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     seen = position.batch
     batches_per_look = _batches_per_look(accelerator.device)
@@ -87,17 +89,20 @@ def _train_on_batch(
     config, accelerator, objective = run.plan.config, run.accelerator, run.objective
     images, targets = objective.targets(images, labels, epoch, run.position.batch)
     images = images.contiguous(memory_format=run.memory_format)
+    losses: list[torch.Tensor] = []
+    hits: list[torch.Tensor] = []
     for _ in range(objective.replays):
-        loss, hits = 0.0, 0
+        losses.clear()
+        hits.clear()
         parts = list(zip(*(whole.chunk(config.accumulate) for whole in (images, targets, labels)), strict=True))
         for part, (some_images, some_targets, some_labels) in enumerate(parts, start=1):
             # gradients travel between the processes once, with the last part
             with nullcontext() if part == len(parts) else accelerator.no_sync(run.model):
                 of_part = objective(run.model, some_images, some_targets)
                 accelerator.backward(of_part.loss / len(parts))
-            loss = loss + of_part.loss.detach() / len(parts)
+            losses.append(of_part.loss.detach() / len(parts))
             right = some_labels if of_part.right is None else of_part.right
-            hits = hits + (of_part.scores.argmax(dim=1) == right).sum()
+            hits.append((of_part.scores.argmax(dim=1) == right).sum())
         objective.after_backward()
         _clip_gradients(run)
         run.optimizer.step()
@@ -106,7 +111,7 @@ def _train_on_batch(
         run.scheduler.step_update(run.position.step)
         if run.ema is not None:
             run.ema.update(accelerator.unwrap_model(run.model), step=run.position.step)
-    return loss, hits
+    return reduce(torch.add, losses), reduce(torch.add, hits)
 
 
 def _clip_gradients(run: Run) -> None:
@@ -134,13 +139,13 @@ def _look(run: Run, seen: int, correct: torch.Tensor) -> bool:
     Raises:
         UserError: If a loss is not a number, on all processes alike.
     """
-    losses = run.sums.losses[seen : run.position.batch].double()
+    losses = run.epoch_sums.losses[seen : run.position.batch].double()
     told = torch.cat([losses, losses.new_tensor([float(correct), float(run.stop.asked)])])
-    told = run.accelerator.reduce(told, "mean").tolist()
+    told = run.reduced(told, "mean").tolist()
     processes = run.accelerator.num_processes
     *means, right, asked = told
-    run.sums.losses[seen : run.position.batch] = torch.tensor(means, device=losses.device)
-    run.sums.correct += round(right * processes)
+    run.epoch_sums.losses[seen : run.position.batch] = torch.tensor(means, device=losses.device)
+    run.epoch_sums.correct += round(right * processes)
     _stop_if_diverged(run, means)
     return asked > 0
 
@@ -176,10 +181,10 @@ def watch_robustness(run: Run) -> dict[str, float]:
     """Accuracy (percent) under PGD of some held-out images: where training by FGSM loses it, it is overfitted."""
     if run.objective.attack is None:
         return {}
-    images, labels = run.watched
+    images, labels = present(run.watched, "image that is watched")
     standing = survives_pgd(run.tested_model, images, labels, run.objective.attack)
     counts = torch.tensor([standing.sum(), len(standing)], dtype=torch.float64, device=images.device)
-    right, watched = run.accelerator.reduce(counts, "sum").tolist()
+    right, watched = run.reduced(counts, "sum").tolist()
     return {"pgd_accuracy": 100 * right / watched}
 
 

@@ -97,7 +97,7 @@ def save_checkpoint(run: Run) -> None:
     Raises:
         UserError: If the disk does not take it.
     """
-    state = gather_state(run, run.sums)
+    state = gather_state(run, run.epoch_sums)
     if run.accelerator.is_main_process:
         run.folder.checkpoints.save(state, run.position.step, best_step=run.position.best_step)
         run.folder.drop_replaced()

@@ -17,6 +17,7 @@ from torch import nn
 
 from timm_asap._io import state_sha256
 from timm_asap.data import PADDING_LABEL
+from timm_asap.data.splits import counted
 from timm_asap.errors import UserError
 from timm_asap.machine import thread_count
 from timm_asap.training.config import TrainConfig
@@ -50,14 +51,14 @@ def measure_exported_model(run: Run) -> None:
         run.folder.write_result({name: last[name] for name in names} | {"chosen_by": "last epoch"} | weights)
         return
     measured = _measure(run, model)
-    chosen_by = f"highest accuracy on {run.plan.dataset.val_name} ({len(run.plan.dataset.val):,} images)"
+    chosen_by = f"highest accuracy on {run.plan.dataset.val_name} ({len(counted(run.plan.dataset.val)):,} images)"
     run.folder.write_result({"epoch": run.position.best_epoch, **measured, "chosen_by": chosen_by} | weights)
 
 
 @torch.inference_mode()
 def _measure(run: Run, model: nn.Module) -> dict[str, float]:
     """Loss and accuracy (percent) of the exported model on the test split, by this process alone."""
-    model = model.to(run.accelerator.device, memory_format=run.memory_format)
+    model = model.to(run.device).to(memory_format=run.memory_format)
     loss, correct, images = 0.0, 0, 0
     own = run.plan.pixels
     mean, std = (torch.tensor(v, device=run.accelerator.device).view(-1, 1, 1) for v in (own.mean, own.std))
@@ -163,7 +164,7 @@ def run_epoch(run: Run, epoch: int) -> dict[str, Any]:
         **measured,
         **watched,
         **_peak_memory(run),
-        "seconds": run.sums.seconds + time.perf_counter() - began,
+        "seconds": run.epoch_sums.seconds + time.perf_counter() - began,
     }
     run.position.epoch, run.position.batch = epoch + 1, 0
     run.sums = start_sums(run)
@@ -178,7 +179,7 @@ def _should_end_early(run: Run) -> bool:
         run.display.say(f"no better epoch since {run.position.best_epoch}: stopping early")
         return True
     asked = torch.tensor(float(run.stop.asked), device=run.accelerator.device)
-    if run.accelerator.reduce(asked, "sum") > 0 and run.position.epoch < run.plan.config.epochs:
+    if run.reduced(asked, "sum") > 0 and run.position.epoch < run.plan.config.epochs:
         raise Stopped
     return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from accelerate.utils import extract_model_from_parallel
 from timm.loss import BinaryCrossEntropy
 from torch import nn
 
+from timm_asap._types import present, pretrained_cfg_of
 from timm_asap.adversarial import AdversarialState, adversarial_loss
 from timm_asap.conversion.strided import is_converted
 from timm_asap.data import MixupConfig, build_mixup
@@ -63,7 +65,7 @@ class Objective:
     @property
     def replays(self) -> int:
         """Optimizer steps on each batch: more than one in adversarial training for free."""
-        return 1 if self.attack is None else self.attack.replays
+        return 1 if self.attack is None else self.attack.settled.replays
 
     def targets(
         self, images: torch.Tensor, labels: torch.Tensor, epoch: int, batch: int
@@ -109,14 +111,17 @@ class Objective:
 class _Renormalised(nn.Module):
     """A network that was trained on pixels of another mean and std."""
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.model = model
-        own_mean, own_std = (torch.tensor(model.pretrained_cfg[name]) for name in ("mean", "std"))
-        mean, std = torch.tensor(mean), torch.tensor(std)
+        own_mean, own_std = (torch.tensor(pretrained_cfg_of(model)[name]) for name in ("mean", "std"))
+        ours_mean, ours_std = torch.tensor(mean), torch.tensor(std)
         # (x * std + mean - own_mean) / own_std, where x is normalised by mean and std
-        self.register_buffer("scale", (std / own_std).view(-1, 1, 1), persistent=False)
-        self.register_buffer("shift", ((mean - own_mean) / own_std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("scale", (ours_std / own_std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("shift", ((ours_mean - own_mean) / own_std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.model(images * self.scale + self.shift)
@@ -178,11 +183,11 @@ class _Outputs(dict[str, torch.Tensor]):
         self._hooked = [(name, model.get_submodule(name)) for name in layers]
 
     def __enter__(self) -> _Outputs:
-        self._handles = [
-            layer.register_forward_hook(lambda _, __, output, name=name: self.__setitem__(name, output))
-            for name, layer in self._hooked
-        ]
+        self._handles = [layer.register_forward_hook(partial(self._keep, name)) for name, layer in self._hooked]
         return self
+
+    def _keep(self, name: str, _: nn.Module, __: tuple, output: torch.Tensor) -> None:
+        self[name] = output
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
@@ -196,7 +201,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 def _alias_free_layers(plan: Plan) -> tuple[str, ...]:
     """The layers whose maps are compared: the converted ones of the network, which the teacher must have, too."""
-    known = dict(plan.teacher.named_modules())
+    known = dict(present(plan.teacher, "teacher").named_modules())
     names = tuple(name for name, layer in plan.model.named_modules() if is_converted(layer))
     missing = [name for name in names if name not in known]
     if missing or not names:

@@ -294,10 +294,10 @@ class AdversarialOptions:
     @property
     def attack(self) -> AdversarialConfig | None:
         """The adversarial images that the run trains on, or None."""
-        if self.adversarial is None:
+        if self.adversarial is None or self.eps is None:  # without eps, `__post_init__` refuses
             return None
         step_size = None if self.attack_step_size is None else parse_eps(self.attack_step_size)
-        given = {
+        given: dict[str, Any] = {
             "steps": self.attack_steps,
             "step_size": step_size,
             "model_mode": self.attack_mode,

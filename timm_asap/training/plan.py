@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timm_asap import data
+from timm_asap._types import pretrained_cfg_of
 from timm_asap.data import Split, StreamLoader, StreamSplit, build_loader
 from timm_asap.data.config import PixelConfig
 from timm_asap.data.folder_tree import one_line
@@ -75,8 +77,9 @@ def make_plan(config: TrainConfig, processes: int = 1) -> Plan:
         UserError: If the data, the model or a keyword of it is unknown, or they do not fit.
     """
     config = settle_processes(settle_flags(config), processes)
-    if config.opt not in list_optimizers():
-        raise UserError(unknown_name("optimizer", config.opt, list_optimizers()))
+    known = [str(name) for name in list_optimizers()]  # names alone, as descriptions were not asked for
+    if config.opt not in known:
+        raise UserError(unknown_name("optimizer", config.opt, known))
     check_model_names(config)
     dataset = _load_data(config)
     images = count_images(dataset.train)
@@ -97,7 +100,7 @@ def make_plan(config: TrainConfig, processes: int = 1) -> Plan:
     config = settle_parts(config, model, train_size, images, processes)
     if images is not None and not isinstance(dataset.train, data.StreamSplit):
         config = settle_steps(config, images // config.batch_size)
-    own = model.pretrained_cfg
+    own = pretrained_cfg_of(model)
     return Plan(
         config=config,
         dataset=dataset,
@@ -152,7 +155,7 @@ def describe_data(dataset: data.ImageDataset) -> list[str]:
 
 def describe(plan: Plan) -> str:
     """The resolved configuration, as YAML, and a summary of the model and the data."""
-    channels, height, width = plan.pixels.input_size
+    channels, height, width = plan.pixels.size
     dataset = plan.dataset
     rows = {
         "model": f"{plan.config.model}, {plan.parameters:,} parameters",
@@ -269,7 +272,7 @@ def watched_images(plan: Plan, accelerator: Accelerator) -> tuple[torch.Tensor, 
     return images[own].to(accelerator.device), labels[own].to(accelerator.device)
 
 
-def _share(accelerator: Accelerator) -> dict[str, int]:
+def _share(accelerator: Accelerator) -> dict[str, Any]:
     """The part of a stream that is this process's."""
     return {"num_processes": accelerator.num_processes, "process_index": accelerator.process_index}
 

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from accelerate import Accelerator, DistributedType, skip_first_batches
@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from timm_asap._startup import StopRequest
+from timm_asap._types import present
 from timm_asap.adversarial import PixelModel
 from timm_asap.data import StreamLoader, set_epoch
 from timm_asap.errors import UserError
@@ -102,9 +103,18 @@ class Run:
         return self.accelerator.device
 
     @property
+    def epoch_sums(self) -> EpochSums:
+        """What the epoch has come to so far, once the run has begun or been restored."""
+        return present(self.sums, "epoch that was begun")
+
+    def reduced(self, tensor: torch.Tensor, how: Literal["sum", "mean"]) -> torch.Tensor:
+        """A tensor's sum or mean over the processes, on each of them."""
+        return cast(torch.Tensor, self.accelerator.reduce(tensor, how))  # a tensor gives a tensor
+
+    @property
     def training_accuracy(self) -> float:
         """Percent, over the batches of the epoch so far."""
-        return 100 * self.sums.correct / (self.position.batch * self.plan.config.batch_size)
+        return 100 * self.epoch_sums.correct / (self.position.batch * self.plan.config.batch_size)
 
     @property
     def tested_model(self) -> nn.Module:
@@ -129,8 +139,8 @@ class Run:
         if self.accelerator.distributed_type == DistributedType.FSDP:
             weights = self.accelerator.get_state_dict(self.model)
             if self.accelerator.is_main_process:
-                self.blank.load_state_dict(weights)
-            network = self.blank
+                present(self.blank, "copy of the network").load_state_dict(weights)
+            network = present(self.blank, "copy of the network")
         elif self.ema is not None:
             network = self.ema.module
         else:
@@ -210,7 +220,7 @@ def _own_state(run: Run) -> dict[str, Any]:
 def _set_own_state(run: Run, state: dict[str, Any]) -> None:
     set_random_state(state["random"])
     run.objective.adversarial_state.load_state_dict(state["adversarial"])
-    if state["stream"] is not None and run.position.batch:
+    if state["stream"] is not None and run.position.batch and isinstance(run.train_loader, StreamLoader):
         run.train_loader.load_state_dict(state["stream"])
 
 
@@ -220,7 +230,12 @@ def _weights_and_optimizer(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return get_state_dict(run.model, run.optimizer.optimizer, options=whole)
+    return get_state_dict(run.model, _within(run.optimizer), options=whole)
+
+
+def _within(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer that accelerate has wrapped."""
+    return optimizer.optimizer
 
 
 def _set_weights_and_optimizer(run: Run, state: dict[str, Any]) -> None:
@@ -232,7 +247,7 @@ def _set_weights_and_optimizer(run: Run, state: dict[str, Any]) -> None:
 
     set_state_dict(
         run.model,
-        run.optimizer.optimizer,
+        _within(run.optimizer),
         model_state_dict=state["model"],
         optim_state_dict=state["optimizer"],
         options=StateDictOptions(full_state_dict=True),

@@ -5,6 +5,8 @@ Each is built and tried out before anything is written.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 from timm.optim import create_optimizer_v2
@@ -12,6 +14,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
+from timm_asap._types import present, pretrained_cfg_of, undeclared
 from timm_asap.command_line import flag
 from timm_asap.data import ImageDataset, TensorSplit
 from timm_asap.data.labels import choose_classes, match_labels
@@ -78,12 +81,13 @@ def pixels_of_weights(model: nn.Module, channels: int) -> tuple[tuple[int, int, 
         model: With its `pretrained_cfg`.
         channels: Of the images.
     """
-    own = model.pretrained_cfg
+    own = pretrained_cfg_of(model)
     mean, std = (
         tuple(own[key]) if len(own[key]) == channels else (sum(own[key]) / len(own[key]),) * channels
         for key in ("mean", "std")
     )
-    return (channels, *own["input_size"][1:]), mean, std
+    _, height, width = own["input_size"]
+    return (channels, height, width), mean, std
 
 
 def try_out(model: nn.Module, name: str, dataset: ImageDataset) -> None:
@@ -106,20 +110,22 @@ def create_teacher(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
     Raises:
         UserError: If it cannot be had, or knows other classes.
     """
-    teacher = create_model(config.teacher, kind="teacher", pretrained=True, in_chans=dataset.image_size[0])
-    if teacher.num_classes != dataset.num_classes:
+    name = present(config.teacher, "teacher")
+    teacher = create_model(name, kind="teacher", pretrained=True, in_chans=dataset.image_size[0])
+    num_classes: int = undeclared(teacher).num_classes
+    if num_classes != dataset.num_classes:
         raise UserError(
-            f"--teacher {config.teacher} knows {teacher.num_classes} classes, --dataset {config.dataset} has "
+            f"--teacher {config.teacher} knows {num_classes} classes, --dataset {config.dataset} has "
             f"{dataset.num_classes}: choose a teacher that was trained on these classes"
         )
-    _try_out(teacher, config.teacher, dataset, dataset.image_size[1:])
-    names = teacher.pretrained_cfg.get("label_names")
-    names = names if names and len(names) == teacher.num_classes else None
+    _try_out(teacher, name, dataset, dataset.image_size[1:])
+    names = pretrained_cfg_of(teacher).get("label_names")
+    names = names if names and len(names) == num_classes else None
     try:
-        classes = match_labels(dataset.label_names, names, teacher.num_classes, dataset.class_order)
+        classes = match_labels(dataset.label_names, names, num_classes, dataset.class_order)
     except UserError as error:
         raise UserError(f"--teacher {config.teacher} does not fit data set {config.dataset!r}: {error}") from error
-    return choose_classes(teacher, classes, teacher.num_classes).eval().requires_grad_(False)
+    return choose_classes(teacher, classes, num_classes).eval().requires_grad_(False)
 
 
 def _try_out(model: nn.Module, name: str, dataset: ImageDataset, size: tuple[int, int]) -> None:
@@ -141,7 +147,7 @@ def _try_out(model: nn.Module, name: str, dataset: ImageDataset, size: tuple[int
 
 def _checkpoint_gradients(model: nn.Module, name: str) -> None:
     try:
-        model.set_grad_checkpointing(True)
+        undeclared(model).set_grad_checkpointing(True)
     except (AttributeError, AssertionError) as error:
         raise UserError(f"--grad-checkpointing: model {name} does not have it; leave it out") from error
 
@@ -184,12 +190,13 @@ def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, steps
     Raises:
         UserError: If it does not take a keyword.
     """
+    warmup_epochs: Any = config.warmup_epochs  # timm declares whole ones, and takes any
     try:
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched=config.sched,
             num_epochs=config.epochs,
-            warmup_epochs=config.warmup_epochs,
+            warmup_epochs=warmup_epochs,
             warmup_lr=config.lr / 100,
             min_lr=config.min_lr,
             step_on_epochs=False,
@@ -199,4 +206,4 @@ def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig, steps
     except (TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--sched {config.sched} with --sched-kwargs {config.sched_kwargs}: {reason}") from error
-    return scheduler
+    return present(scheduler, f"schedule {config.sched}")

@@ -92,7 +92,8 @@ def _settle_threads(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> 
         return None
     if machine.cores() == 1:
         return None
-    return str(machine.choose_threads(machine.training_step(plan.model, plan.train_size), plan.config.batch_size))
+    step = machine.training_step(plan.model, plan.train_size or plan.input_size)
+    return str(machine.choose_threads(step, plan.config.batch_size))
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
+from timm_asap._types import BoundaryName, LayoutName, StemChoice, WindowName, undeclared
 from timm_asap.conversion.convert import as_layout, check_stem, convert
 from timm_asap.ops.spectral import as_boundary, as_window
 from timm_asap.zoo.families import FAMILIES
@@ -62,10 +63,10 @@ class AsapOptions:
         asap_stem: `"auto"`, True or False.
     """
 
-    asap_window: str = "asap"
-    asap_boundary: str = "circular"
-    asap_layout: str = "preserve"
-    asap_stem: str | bool = "auto"
+    asap_window: WindowName = "asap"
+    asap_boundary: BoundaryName = "circular"
+    asap_layout: LayoutName = "preserve"
+    asap_stem: StemChoice = "auto"
 
     def __post_init__(self) -> None:
         as_window(self.asap_window)
@@ -166,7 +167,7 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
         model = build_plain(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
         if not isinstance(model, FeatureGraphNet):
             options.convert(model)
-        model._model_args = {**getattr(model, "_model_args", {}), **asdict(options)}
+        undeclared(model)._model_args = {**getattr(model, "_model_args", {}), **asdict(options)}
         return model
 
     entrypoint.__name__ = entrypoint.__qualname__ = twin

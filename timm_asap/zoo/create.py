@@ -16,6 +16,7 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, 
 from timm.models._builder import _resolve_pretrained_source, resolve_pretrained_cfg
 from torch import nn
 
+from timm_asap._types import pretrained_cfg_of
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.machine import check_memory, image_memory
 from timm_asap.text import as_text
@@ -83,7 +84,8 @@ def check_model_name(name: str, kind: str = "model", *, pretrained: bool = False
     tagged = get_arch_pretrained_cfgs(architecture)
     if tag and name not in tagged:
         raise UserError(unknown_name(f"tag of {architecture}", tag, [split_model_name_tag(t)[1] for t in tagged]))
-    if pretrained and not get_pretrained_cfg(name).has_weights:
+    own = get_pretrained_cfg(name) if pretrained else None
+    if own is not None and not own.has_weights:
         have = [known for known, cfg in tagged.items() if cfg.has_weights and known != name]
         if have:
             shown = ", ".join(have[:5]) + (f" and {len(have) - 5} more" if len(have) > 5 else "")
@@ -165,8 +167,8 @@ def _create_from_hub(place: str, shown: str, pretrained: bool, kwargs: dict[str,
         fetch(repo, commit, WEIGHTS, cache_dir)
     # from the files that were compared: timm would ask the Hub again, and for pickled weights where it fails
     model = _create_from_folder(config.parent, shown, pretrained, kwargs)
-    model.pretrained_cfg.pop("file", None)
-    model.pretrained_cfg.update(source="hf-hub", hf_hub_id=f"{repo}@{commit}")
+    pretrained_cfg_of(model).pop("file", None)
+    pretrained_cfg_of(model).update(source="hf-hub", hf_hub_id=f"{repo}@{commit}")
     return model
 
 
@@ -176,7 +178,7 @@ def _create_from_folder(folder: Path, shown: str, pretrained: bool, kwargs: dict
     _check_size(name, shown, folder / WEIGHTS if pretrained else None, kwargs)
     # the keywords are a stranger's: what they raise within timm has no end
     model = _build(name, shown, (Exception,), pretrained=pretrained, **kwargs)
-    own = model.pretrained_cfg
+    own = pretrained_cfg_of(model)
     if config.label_names is not None and getattr(model, "num_classes", None) == len(config.label_names):
         own["label_names"] = config.label_names
     for key in ("mean", "std"):  # a configuration may hold one for all channels
@@ -203,8 +205,8 @@ def _create_from_tag(name: str, shown: str, kwargs: dict[str, Any]) -> nn.Module
     path = fetch(repo, revision, file, kwargs.get("cache_dir"))
     overlay = {**(overlay or {}), "file": str(path), "source": None}
     model = _build(name, shown, _ERRORS, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
-    model.pretrained_cfg.pop("file", None)
-    model.pretrained_cfg.update({key: cfg[key] for key in ("file", "source", "custom_load") if key in cfg})
+    pretrained_cfg_of(model).pop("file", None)
+    pretrained_cfg_of(model).update({key: cfg[key] for key in ("file", "source", "custom_load") if key in cfg})
     return model
 
 
@@ -216,7 +218,7 @@ def _check_size(name: str, shown: str, weights: Path | None, kwargs: dict[str, A
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     what = f"{shown}: the network that its config.json describes"
     check_memory(size if weights is None else size + weights.stat().st_size, what)
-    input_size = model.pretrained_cfg.get("input_size")
+    input_size = pretrained_cfg_of(model).get("input_size")
     if input_size is not None:
         check_memory(image_memory(input_size), f"{what}, for one image of {' x '.join(map(str, input_size))},")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from timm_asap._io import sha256
@@ -109,6 +110,8 @@ def _stated(path: Path, repo: str) -> str | None:
         raise
     if len(found) != 1:
         refuse_answer(repo, f"expected the digest of {path.name}, got {len(found)} files")
+    if not isinstance(found[0], RepoFile):
+        refuse_answer(repo, f"expected the digest of {path.name}, got a folder")
     stated = found[0].lfs.sha256 if found[0].lfs else found[0].blob_id
     if not isinstance(stated, str):
         refuse_answer(repo, f"expected the digest of {path.name}, got a {type(stated).__name__}")

@@ -82,25 +82,25 @@ class LowResNet(nn.Module):
         self.head_hidden_size = self.head.num_features
         self.init_weights()
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # pyright: ignore[reportArgumentType]  # declared for use with arguments alone
     def init_weights(self) -> None:
         """He initialisation of the convolutions; the classifier keeps PyTorch's."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # pyright: ignore[reportArgumentType]  # declared for use with arguments alone
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions of parameter groups, for layer decay."""
         blocks = r"^layer(\d+)" if coarse else r"^layer(\d+)(?:\.blocks)?\.(\d+)"
         return {"stem": r"^conv1|norm1", "blocks": [(blocks, None), (r"^norm\.", (99999,))]}
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # pyright: ignore[reportArgumentType]  # declared for use with arguments alone
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the blocks' activations in the backward pass."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # pyright: ignore[reportArgumentType]  # declared for use with arguments alone
     def get_classifier(self) -> nn.Module:
         """The classifier layer."""
         return self.head.fc

@@ -66,7 +66,8 @@ _HEADINGS = ("twin", "params (M)", "GMACs", "+ %", "sites", "left", "input", "ta
 
 def _row(summary: TwinSummary) -> Sequence[str]:
     tags = pretrained_tags(summary.name)
-    licences = {get_pretrained_cfg(f"{summary.name}.{tag}").license or "not stated" for tag in tags}
+    cfgs = [get_pretrained_cfg(f"{summary.name}.{tag}") for tag in tags]
+    licences = {(cfg.license if cfg else None) or "not stated" for cfg in cfgs}
     return (
         f"`{summary.name}`",
         f"{summary.parameters / 1e6:.2f}",

@@ -56,7 +56,9 @@ def _all_cfgs() -> dict[str, PretrainedCfg]:
 
 def _pretrained_cfg(path: Path) -> PretrainedCfg:
     config = _config(path)
-    settings = {key: tuple(v) if isinstance(v, list) else v for key, v in config["pretrained_cfg"].items()}
+    settings: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in config["pretrained_cfg"].items()
+    }
     return PretrainedCfg(
         **settings,
         file=str(path.with_suffix(".safetensors")),

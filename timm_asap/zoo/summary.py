@@ -13,12 +13,14 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
+from timm_asap._types import pretrained_cfg_of
 from timm_asap.conversion.convert import convert
 from timm_asap.conversion.report import ConversionReport
 from timm_asap.errors import UserError, unknown_name
@@ -71,7 +73,7 @@ class TwinSummary:
         return sum(self.reasons.values())
 
 
-def build_on_meta(architecture: str, **kwargs: object) -> nn.Module:
+def build_on_meta(architecture: str, **kwargs: Any) -> nn.Module:
     """A model without data.
 
     Args:
@@ -88,7 +90,7 @@ def build_on_meta(architecture: str, **kwargs: object) -> nn.Module:
 
 
 def dry_run(
-    architecture: str, input_size: tuple[int, int, int] | None = None, **options: object
+    architecture: str, input_size: tuple[int, int, int] | None = None, **options: Any
 ) -> tuple[nn.Module, ConversionReport]:
     """What conversion would do to a plain architecture.
 
@@ -101,7 +103,7 @@ def dry_run(
         The plain model, on the meta device, and the report.
     """
     model = build_on_meta(architecture, **({"in_chans": input_size[0]} if input_size else {}))
-    size = input_size or tuple(model.pretrained_cfg["input_size"])
+    size = input_size or tuple(pretrained_cfg_of(model)["input_size"])
     return model, convert(model, input_size=size, dry_run=True, **options)
 
 
@@ -113,10 +115,10 @@ def measure(twin: str) -> TwinSummary:
     return TwinSummary(
         name=twin,
         parameters=sum(p.numel() for p in model.parameters()),
-        macs=report.macs,
-        added_macs=report.added_macs,
+        macs=report.macs or 0,  # known, as the input size is
+        added_macs=report.added_macs or 0,
         converted=len(report.converted),
-        input_size=tuple(model.pretrained_cfg["input_size"]),
+        input_size=tuple(pretrained_cfg_of(model)["input_size"]),
         reasons=dict(Counter(site.reason for site in report.left)),
     )
 

@@ -15,6 +15,7 @@ from timm.layers import BlurPool2d
 from timm.layers.padding import get_same_padding
 from torch import nn
 
+from timm_asap._types import present, undeclared
 from timm_asap.conversion import Operation
 from timm_asap.conversion.functional import sliding_max
 from timm_asap.conversion.geometry import AVG_POOLS, Geometry, as_sizes, geometry_of
@@ -170,17 +171,17 @@ def fixed_filter(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     Returns:
         As `x`; every s-th sample of it is what the layer gives, but for its edges.
     """
-    geometry = geometry_of(layer)
+    geometry = present(geometry_of(layer), "geometry of such a layer")
     for axis, (size, stride) in enumerate(zip(geometry.kernel_size, geometry.stride, strict=True)):
         dim = axis - geometry.axes
-        taps = layer.filt[0, 0].sum(dim=0).tolist() if isinstance(layer, BlurPool2d) else [1 / size] * size
-        padding = get_same_padding(x.shape[dim], size, stride, 1) // 2 if geometry.same else geometry.padding[axis]
+        taps = undeclared(layer).filt[0, 0].sum(dim=0).tolist() if isinstance(layer, BlurPool2d) else [1 / size] * size
+        padding = int(get_same_padding(x.shape[dim], size, stride, 1)) // 2 if geometry.same else geometry.padding[axis]
         x = _filter(x, taps, padding, dim)
     return x
 
 
 def _filter(x: torch.Tensor, taps: list[float], padding: int, dim: int) -> torch.Tensor:
-    return sum(tap * x.roll(padding - index, dims=dim) for index, tap in enumerate(taps))
+    return reduce(torch.add, (tap * x.roll(padding - index, dims=dim) for index, tap in enumerate(taps)))
 
 
 def sampled_map(operation: Operation) -> torch.Tensor:
@@ -190,7 +191,7 @@ def sampled_map(operation: Operation) -> torch.Tensor:
         operation: One that makes a grid coarser, while its tensors are at hand.
     """
     axes = len(operation.axes)
-    x = operation.x.movedim(operation.axes, tuple(range(-axes, 0)))
+    x = present(operation.x, "map").movedim(operation.axes, tuple(range(-axes, 0)))
     if "pool" not in operation.kind:
         return x
     numbers = [as_sizes(a, axes) for a in operation.arguments[1:5] if isinstance(a, (list, tuple)) and a]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from timm_asap._types import present
 from timm_asap.conversion import Operation, convert
 from timm_asap.conversion.blocks import AlternativeFunction
 from timm_asap.conversion.check import samples
@@ -137,7 +138,7 @@ class _Samples:
 
     def hook_of(self, site: SamplingSite, layer: nn.Module) -> Callable[[nn.Module, tuple], None]:
         """A forward pre-hook for a layer without the operator."""
-        mixin = site_of(layer).mixin("preserve")
+        mixin = present(site_of(layer), "site in this layer").mixin("preserve")
 
         def hook(layer: nn.Module, args: tuple) -> None:
             if not args:  # called by keyword: the watcher sees it
@@ -149,7 +150,7 @@ class _Samples:
             else:
                 # A shallow copy gets the operator: what reaches its pool is what the plain layer's stride samples.
                 twin = copy.copy(layer)
-                geometry = site_of(layer).geometry
+                geometry = present(present(site_of(layer), "site in this layer").geometry, "geometry of this layer")
                 attach(twin, AsapSpec(geometry, "asap", "circular", "preserve"), mixin)
                 seen = []
                 with Watcher(twin, (), None, lambda call, name, lines: seen.append(call)):

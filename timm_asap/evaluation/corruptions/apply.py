@@ -62,7 +62,7 @@ def check_images(images: Tensor, table: str) -> None:
         raise UserError(f"expected a tensor of images to corrupt, got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UserError(f"expected images (B, C, H, W) with 1 or 3 channels to corrupt, got {tuple(images.shape)}")
-    check_size(tuple(images.shape[-2:]), table)
+    check_size((images.shape[-2], images.shape[-1]), table)
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():
@@ -105,7 +105,7 @@ class _Corruption(NamedTuple):
 
     apply: Callable[..., Tensor]
     """(x, strength, *draws) -> x; x is float32 (B, C, H, W) in [0, 1], the result need not be clipped."""
-    draw: Callable[[np.random.Generator, np.ndarray, Any], tuple[np.ndarray, ...]] | None = None
+    draw: Callable[[np.random.Generator, np.ndarray, Any], tuple[np.ndarray | np.float32, ...]] | None = None
     """(generator, uint8 image, strength) -> arrays, which reach `apply` stacked over the batch."""
 
 

@@ -59,7 +59,7 @@ def fog(x: Tensor, c: tuple[float, float], uniform: Tensor) -> Tensor:
     """Adds a fractal: its strength, and by how much its detail shrinks from one scale to the next."""
     strength, decay = c
     brightest = x.amax((1, 2, 3), keepdim=True)
-    haze = plasma_fractal(uniform, fractal_side(x.shape[-2:]), decay)
+    haze = plasma_fractal(uniform, fractal_side((x.shape[-2], x.shape[-1])), decay)
     haze = haze[:, None, : x.shape[-2], : x.shape[-1]]
     return (x + strength * haze) * (brightest / (brightest + strength))
 
@@ -163,7 +163,7 @@ def _photograph(folder: Path, number: int, step: int, size: tuple[int, int]) -> 
 _DARK, _LIGHT, _DEVIATION = (78, 149, 166), (201, 205, 215), 26
 
 
-def draw_crystals(rng: np.random.Generator, image: np.ndarray, _: Frost) -> Draws:
+def draw_crystals(rng: np.random.Generator, image: np.ndarray, _: Frost) -> tuple[np.ndarray, np.float32]:
     """Uniform numbers for two fractals, in [-1, 1), and for the brightness of the ice, in [0, 1)."""
     side = fractal_side(image.shape[-2:])
     return rng.random((2, side * side - 1), dtype=np.float32) * 2 - 1, np.float32(rng.random())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -97,7 +98,7 @@ def _draw_shares(
         states = [results[s]["status"] if s in results else None for s in sites]
         rows = [i for i, state in enumerate(states) if state and (state in ("left", "not handled")) == hollow]
         shares = [max(results[sites[row]][key], _FLOOR) for row in rows]
-        face = {"markerfacecolor": "white"} if hollow else {"label": label}
+        face: dict[str, Any] = {"markerfacecolor": "white"} if hollow else {"label": label}
         axis.plot(shares, [row + dodge for row in rows], **style, **face)
 
 

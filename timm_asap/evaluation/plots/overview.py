@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,8 +154,10 @@ def draw_contact_sheet(
         blocks * (_ROW_NAME + len(columns) * _CELL),
         height * (_CELL + _ANSWER) + _COLUMN_NAME + (_TITLE if title else 0),
     )
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
-    parts = np.atleast_1d(figure.subfigures(1, blocks, wspace=0))
+    engine: Any = figure.get_layout_engine()  # the constrained one, of `new_figure`
+    engine.set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    divided: Any = figure.subfigures(1, blocks, wspace=0)  # an array, or where there is one the part itself
+    parts = np.atleast_1d(divided)
     for number, part in enumerate(parts):
         _draw_block(part, rows[number * height : (number + 1) * height], height, columns)
     if title:

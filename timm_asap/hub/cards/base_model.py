@@ -53,7 +53,7 @@ class Origin:
         return None if self.hub_id is None else f"https://huggingface.co/{self.hub_id}"
 
     def __str__(self) -> str:
-        if self.link is None:
+        if self.link is None or self.hub_id is None:
             return f"`{self.name}`"
         link = f"[{self.hub_id}]({self.link})"
         return link if self.hub_id.endswith(self.name) else f"`{self.name}` (which started from {link})"
@@ -103,7 +103,7 @@ def _from_folder(folder: Path) -> Origin:
     """What the card in a run folder says of its license, if the folder is still there."""
     name = folder.name or folder.resolve().name
     try:
-        data = ModelCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+        data: Any = ModelCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True).data
     except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError):
         return Origin(name, None, None)
     licence, is_identifier = data.license, True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from timm_asap._types import present
 from timm_asap.evaluation.corruptions import CORRUPTIONS
 from timm_asap.evaluation.table import measurement_name
 from timm_asap.hub.cards.records import RunRecords
@@ -26,7 +27,7 @@ def _evaluate_line(records: RunRecords, repo: str | None) -> str:
     if records.adaptation is not None:
         source = {"dataset": "NAME"}
     elif records.config is None:
-        source = records.healing
+        source = present(records.healing, "record of healing")
     else:
         source = records.config
     words.append(source["dataset"])

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from timm_asap._types import present
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.hub.cards.base_model import UNKNOWN_LICENCE, Origin
 from timm_asap.hub.cards.records import RunRecords
@@ -190,7 +192,7 @@ def _of_origin(origin: Origin, asked: str | None) -> Licence:
             f"({origin.stated_by}); leave --license out"
         )
     because = f"They started from {origin}, and keep its license, as {origin.stated_by} states it."
-    if origin.is_identifier:
+    if origin.is_identifier and origin.licence is not None:
         return Licence(origin.licence, None, None, because)
     return Licence("other", origin.licence, origin.link, because)
 
@@ -215,7 +217,7 @@ def metadata(records: RunRecords, licence: Licence) -> ModelCardData:
         tags.append("timm_asap")
     if records.is_twin:
         tags.append("anti-aliasing")
-    base = {}
+    base: dict[str, Any] = {}
     if records.origin is not None and records.origin.hub_id is not None:
         base = {"base_model": records.origin.hub_id, "base_model_relation": "finetune"}
     hub_id = records.data["hub_id"]
@@ -263,12 +265,12 @@ def _results(records: RunRecords) -> Iterator[EvalResult]:
 
 
 def _of_the_run(records: RunRecords) -> EvalResult:
-    data, result, healing = records.data, records.result, records.healing
-    images, accuracy = (
-        (result["test_images"], result["test_accuracy"])
-        if result is not None
-        else (healing["test_images"], healing["accuracy"]["healed"])
-    )
+    data, result = records.data, records.result
+    if result is not None:
+        images, accuracy = result["test_images"], result["test_accuracy"]
+    else:
+        healing = present(records.healing, "record of healing")
+        images, accuracy = healing["test_images"], healing["accuracy"]["healed"]
     return _accuracy(records.data_name, data["hub_id"], data["test_name"], f"clean, {images:,} images", accuracy)
 
 

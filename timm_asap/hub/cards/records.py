@@ -13,6 +13,7 @@ import yaml
 from timm.models import is_model_in_modules
 
 from timm_asap._io import read_json
+from timm_asap._types import present
 from timm_asap.data.splits import SMALL_SIDE_PX
 from timm_asap.data.tables import BUILDERS
 from timm_asap.errors import UserError
@@ -259,7 +260,7 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
     if config is not None:
         origin = find_origin(config["model"], config["pretrained"], config["model_kwargs"])
     else:
-        started_from = healing["model"] if kind == "healed" else _read_config(folder)["model"]
+        started_from = healing["model"] if healing is not None else _read_config(folder)["model"]
         origin = find_origin(started_from, pretrained=True)
     evaluation, is_stale = _read_evaluation(folder, model)
     comparison = None
@@ -269,7 +270,9 @@ def read_records(folder: Path, *, with_comparison: bool = True) -> RunRecords:
     return RunRecords(
         folder=folder,
         model=model,
-        data=cut_paths(facts["data"] if facts is not None else _healed_with(healing, model)),
+        data=cut_paths(
+            facts["data"] if facts is not None else _healed_with(present(healing, "record of healing"), model)
+        ),
         config=cut_paths(config),
         facts=cut_paths(facts),
         epochs=tuple(epochs),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from timm_asap._types import present
 from timm_asap.evaluation.statistics import bootstrap_means, percentile_interval, wilson_interval
 from timm_asap.evaluation.table import measurement_name
 from timm_asap.hub.cards.comparison import shown_rows
@@ -84,7 +85,7 @@ def clean_table(records: RunRecords) -> str:
     rows = []
     name, split = records.data_name, records.data["test_name"]
     for result in of_measure(records, "clean"):
-        data = records.evaluation.content["data"]
+        data = present(records.evaluation, "evaluation").content["data"]
         rows.append((measured_on(records), data["split"], result["images"], result["accuracy"], result["interval"]))
         rows[-1] += (f"{result['loss']:.4f}", "timm-asap evaluate")
     if records.result is not None:
@@ -123,7 +124,7 @@ def _headline(records: RunRecords) -> Iterator[tuple[str, float, tuple[float, fl
     clean = of_measure(records, "clean")
     where = f"accuracy on {records.data_name}, {records.data['test_name']}"
     if clean:
-        data = records.evaluation.content["data"]
+        data = present(records.evaluation, "evaluation").content["data"]
         where = f"accuracy on {measured_on(records)}, {data['split']}"
         yield where, clean[0]["accuracy"], clean[0]["interval"], clean[0]["images"], "clean"
     elif records.result is not None:
@@ -178,7 +179,7 @@ def corruption_means(records: RunRecords) -> dict[str, tuple[float, tuple[float,
     groups = {name: [r for r in results if r["corruption"] == name] for name in [r["corruption"] for r in results]}
     if len(groups) > 1:
         groups["all"] = results
-    per_image = records.evaluation.per_image() if results else None
+    per_image = present(records.evaluation, "evaluation").per_image() if results else None
     means = {}
     for name, group in groups.items():
         interval = None if per_image is None else _interval(per_image[0], group)
@@ -188,7 +189,7 @@ def corruption_means(records: RunRecords) -> dict[str, tuple[float, tuple[float,
 
 def measured_on(records: RunRecords) -> str:
     """What to call the data of the evaluation: those of the run by the same name."""
-    name = records.evaluation.content["data"]["name"]
+    name = present(records.evaluation, "evaluation").content["data"]["name"]
     return records.data_name if name == records.data["name"] else name
 
 
@@ -267,15 +268,18 @@ def aliasing_table(records: RunRecords) -> str:
 
 def left_out_table(records: RunRecords) -> str:
     """The measurements that only one of two models has, or that were not made alike, with their ids in the records."""
-    rows = [(measurement_name(name), f"`{name}`", why) for name, why in records.comparison["left_out"].items()]
+    rows = [
+        (measurement_name(name), f"`{name}`", why)
+        for name, why in present(records.comparison, "comparison")["left_out"].items()
+    ]
     return table(("Measurement", "In evaluation.json", "Why it is not compared"), rows, text_columns=3)
 
 
 def comparison_table(records: RunRecords) -> str:
     """Every measurement that both models have, wins and losses alike."""
-    results = {result["id"]: result for result in records.evaluation.content["results"]}
+    results = {result["id"]: result for result in present(records.evaluation, "evaluation").content["results"]}
     rows = []
-    for row in shown_rows(records.comparison):
+    for row in shown_rows(present(records.comparison, "comparison")):
         name = _row_name(row, results.get(row["id"]))
         difference = f"{row['difference']:+.2f}"
         interval = "" if row["interval"] is None else interval_text(row["interval"], "+")
@@ -301,7 +305,7 @@ def _row_name(row: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
 
 def clean_accuracy_of_attacked(records: RunRecords) -> float | None:
     """Accuracy (percent) on the attacked images before they were attacked; None where their answers are not known."""
-    per_image = records.evaluation.per_image() if of_measure(records, "attack") else None
+    per_image = present(records.evaluation, "evaluation").per_image() if of_measure(records, "attack") else None
     if per_image is None or not of_measure(records, "clean"):
         return None
     right, sample_ids = per_image

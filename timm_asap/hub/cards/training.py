@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 from typing import Any
 
+from timm_asap._types import present
 from timm_asap.hub.cards.records import RunRecords
+from timm_asap.training.config import default_of
 from timm_asap.training.options import AdversarialOptions, AugmentationOptions, ModelOptions, OptimizationOptions
 
 __all__ = ["adaptation_lines", "healing_lines", "training_lines"]
@@ -25,7 +27,8 @@ def training_lines(records: RunRecords) -> list[str]:
     """What was trained, on what, for how long; none for a model that was only healed."""
     if records.config is None:
         return []
-    config, facts, result = records.config, records.facts, records.result
+    config = records.config
+    facts, result = present(records.facts, "run.json"), present(records.result, "result.json")
     processes = f" in {facts['processes']} processes" if facts["processes"] > 1 else ""
     lines = [
         f"Data: {_data(records)}",
@@ -81,9 +84,10 @@ def healing_lines(records: RunRecords) -> list[str]:
 
 def adaptation_lines(records: RunRecords) -> list[str]:
     """How a twin learned the plain network's predictions; none where it did not."""
-    adaptation, facts = records.adaptation, records.facts
+    adaptation = records.adaptation
     if adaptation is None:
         return []
+    facts = present(records.facts, "run.json")
     after, before = adaptation["after"], adaptation["before"]
     lines = [
         f"Started from the weights of {records.origin}, with alias-free strides. No label was used: the network "
@@ -111,7 +115,7 @@ def _fidelity(found: Mapping[str, Any]) -> str:
 
 
 def _data(records: RunRecords) -> str:
-    data, config = records.data, records.config
+    data, config = records.data, present(records.config, "config.yaml")
     name, images = records.data_name, data["train_images"]
     if images is not None:
         parts = [f"{images:,} training images of {name}"]
@@ -121,12 +125,12 @@ def _data(records: RunRecords) -> str:
         parts = [f"training images of {name}"]
     if data.get("val_images"):
         parts.append(f"{data['val_images']:,} held out to choose the epoch ({data['val_name']})")
-    parts.append(f"{records.result['test_images']:,} test images ({data['test_name']})")
+    parts.append(f"{present(records.result, 'result.json')['test_images']:,} test images ({data['test_name']})")
     return "; ".join(parts) + "."
 
 
 def _epochs(records: RunRecords) -> str:
-    done, planned = len(records.epochs), records.config["epochs"]
+    done, planned = len(records.epochs), present(records.config, "config.yaml")["epochs"]
     text = f"{done:,} {'epoch' if done == 1 else 'epochs'}"
     return text if done == planned else f"{text}, stopped early out of {planned:,},"
 
@@ -140,14 +144,10 @@ def _duration(records: RunRecords) -> str:
 
 def _changed_settings(config: Mapping[str, Any], small: bool) -> dict[str, Any]:
     """What differs from the defaults of train.py and had a part in the run, whatever options it has."""
-    known = {field.name: _default(field) for concern in _CONCERNS for field in fields(concern)}
+    known = {field.name: default_of(field) for concern in _CONCERNS for field in fields(concern)}
     other_size = _OF_LARGE_IMAGES if small else _OF_SMALL_IMAGES
     return {
         name: value
         for name, value in config.items()
         if name in known and name not in _SAID | other_size and not name.startswith("asap_") and value != known[name]
     }
-
-
-def _default(field: Field) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
