@@ -52,7 +52,8 @@ def test_cards_and_templates_are_found_in_a_checkout():
 
 
 def test_sdist_holds_what_its_tests_need(unpacked_sdist):
-    for name in ("README.md", "LICENSE", "train.py", "model_cards", "docs", "tests", "benchmarks", "tools", ".ci/run"):
+    folders = ["docs", "model_cards", "tests", "benchmarks", "tools"]
+    for name in ("README.md", "LICENSE", "mkdocs.yml", "train.py", *folders, ".ci/run"):
         assert (unpacked_sdist / name).exists(), name
     shared = {path.relative_to(ROOT) for path in (ROOT / "tests").rglob("*.py")}
     assert all((unpacked_sdist / path).is_file() for path in shared)

@@ -126,11 +126,45 @@ def test_hooks_run_the_ruff_of_the_extra_dev():
     assert pins == {line for line in PYPROJECT["project"]["optional-dependencies"]["dev"] if line.startswith("ruff")}
 
 
-def test_files_that_pages_link_exist():
-    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/install.md"):
-        text = (ROOT / page).read_text(encoding="utf-8")
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
-            assert ((ROOT / page).parent / link).exists(), f"{page}: {link}"
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "model_cards/*.md", "benchmarks/results/*.md")
+    for path in ROOT.glob(pattern)
+)
+
+
+def without_code(text):
+    return re.sub(r"^```.*?^```$|`[^`\n]+`", "", text, flags=re.M | re.S)
+
+
+def anchors_of(page):
+    """Of its headings, as the repository's host and the site make them, and of its own HTML."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(page):
+    links = re.findall(r"\]\(([^)\s]+)\)", without_code(page.read_text(encoding="utf-8")))
+    for link in (link for link in links if not re.match(r"https?://|mailto:", link)):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def test_the_site_shows_every_page_of_the_docs():
+    def pages(entry):
+        if isinstance(entry, str):
+            return {entry}
+        return set().union(*map(pages, entry.values() if isinstance(entry, dict) else entry))
+
+    shown = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in ROOT.glob("docs/**/*.md")}
+    cards = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("model_cards/*.md")}
+    assert written | cards <= shown
+    assert all((ROOT / name).is_file() for name in shown - written)
 
 
 def test_files_that_contributing_names_exist():

@@ -129,7 +129,7 @@ def renamed_flags(argv: Sequence[str]) -> list[str]:
 
 
 def parse(options: type[T], argv: Sequence[str], prog: str, default: T | None = None) -> T:
-    """As :func:`read_flags`, and then register the twins in timm: what takes seconds comes after the refusals."""
+    """As `read_flags`, and then register the twins in timm: what takes seconds comes after the refusals."""
     values = read_flags(options, argv, prog, default)
     timm_asap.register()
     return values

@@ -34,7 +34,7 @@ def as_text(value: object, where: Literal["terminal", "markdown", "html"] = "ter
         value: The word; anything but a string is shown as `str` gives it.
         where: What reads the result.
 
-    Example:
+    Examples:
         >>> as_text("cat\x1b[31m\n")
         'cat\\x1b[31m\\n'
         >>> as_text("![x](https://example.com/a.png)", "markdown")
@@ -56,7 +56,7 @@ def _visible(char: str) -> str:
 
 
 def plain_text(words: object, limit: int = 200) -> str:
-    """:func:`as_text` for a terminal, a plot or a widget that shows text, of a length that fits.
+    """`as_text` for a terminal, a plot or a widget that shows text, of a length that fits.
 
     Args:
         words: As of `as_text`.

@@ -39,6 +39,8 @@ PAGES = (
     "docs/heal.md",
     "docs/publish.md",
     "docs/demo.md",
+    "docs/robust_backbone.md",
+    "docs/compare_downsampling.md",
 )
 
 #: Flags that make a command short, where the page leaves them out.

@@ -139,8 +139,8 @@ def summary(records: Records) -> str:
         rows.append([VARIANTS[name].title, str(len(runs)), *cells])
     note = (
         "`resnet20_lowres` on Fashion-MNIST. First row: accuracy in percent and its standard deviation over the seeds, "
-        "under attack the mean over eps 0.5 to 8 /255, under shifts how often the answer stays. Below: percent points "
-        "against it; bold where the 95 % interval over images leaves out 0 and several seeds all have the same sign."
+        "under attack the mean over eps 0.5 to 8 /255, under shifts how often the prediction stays. Below: percent "
+        "points against it, bold where the 95 % interval over images excludes 0 and several seeds agree in the sign."
     )
     return f"{table(['', 'seeds', 'clean', *_SUMMARY], rows)}\n\n{note}"
 

@@ -1,4 +1,4 @@
-"""Take the count of the program in a hostile world: `python -m tests.trials --help`.
+"""Fault-injection trials: `python -m tests.trials --help`.
 
 A trial is right if the program did what it was asked for and nothing that was there is harmed; one line with exit code
 2 is right where nothing better can be done. Everything else has failed, and is printed.
@@ -62,7 +62,7 @@ def main() -> int:
 def _page(options: argparse.Namespace, text: str) -> str:
     found = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     words = " ".join(["python -m tests.trials", *options.kinds, f"--count {options.count} --seed {options.seed}"])
-    return f"# The count of trials\n\n`{words}`, Python {platform.python_version()}, {found}:\n\n{text}\n"
+    return f"# Fault-injection trials\n\n`{words}`, Python {platform.python_version()}, {found}:\n\n{text}\n"
 
 
 if __name__ == "__main__":

@@ -257,7 +257,7 @@ class PixelModel(nn.Module):
         (B, C, H, W) -> (B, classes). Normalisation runs in float32 and the network in the dtype of its first
         parameter; float32 logits come back, whatever dtype the network computes in.
 
-    Example:
+    Examples:
         >>> pixels = PixelModel(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), mean=[0.5], std=[0.25])
         >>> pixels(torch.rand(2, 1, 2, 2)).shape
         torch.Size([2, 3])

@@ -25,7 +25,7 @@ def parse_eps(text: str | float, norm: str = "linf") -> float:
     Raises:
         UserError: If it is no number, negative, not finite, or above 1 in linf.
 
-    Example:
+    Examples:
         >>> parse_eps("8/255") == 8 / 255
         True
     """

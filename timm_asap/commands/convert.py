@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ConvertOptions:
     """Show what conversion does to every strided layer of an architecture and what it costs, and save the result."""
 
-    sections: ClassVar = {"layout": "conversion", "input_size": "conversion"}
+    sections: ClassVar[dict[str, str]] = {"layout": "conversion", "input_size": "conversion"}
 
     architecture: tyro.conf.Positional[Annotated[str, metavar("ARCHITECTURE")]]
     """Name of a plain architecture of timm, or of its twin; a pretrained tag chooses the weights to save."""

@@ -18,7 +18,7 @@ from timm_asap.errors import UserError, check_seed
 class HealOptions(DataConfig):
     """Swap the strides of a trained network, and repair it with the training images of a data set, without labels."""
 
-    sections: ClassVar = {
+    sections: ClassVar[dict[str, str]] = {
         "output": "",
         "refit": "healing",
         "layout": "conversion",

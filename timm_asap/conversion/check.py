@@ -242,7 +242,7 @@ def observe(model: nn.Module, example: Any) -> Observation:
     """Run a model once and note what its layers take, give and cost, and what it downsamples.
 
     Args:
-        model: Any module; see :func:`timm_asap.conversion.watch.watch` for what stays as it was.
+        model: Any module; see `timm_asap.conversion.watch.watch` for what stays as it was.
         example: A tensor, a tuple of positional arguments or a dictionary of keyword arguments.
     """
     seen = Observation()
@@ -270,7 +270,7 @@ def observe(model: nn.Module, example: Any) -> Observation:
 
 
 def observe_on_meta(model: nn.Module, input_size: tuple[int, ...]) -> Observation:
-    """:func:`observe` with one image on a copy of the model that computes nothing.
+    """`observe` with one image on a copy of the model that computes nothing.
 
     Args:
         model: Any image model; it is copied without its data, and stays untouched.
@@ -280,7 +280,7 @@ def observe_on_meta(model: nn.Module, input_size: tuple[int, ...]) -> Observatio
 
 
 def trace_layers(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[str, LayerTrace], int]:
-    """The traces and the multiply-adds of :func:`observe_on_meta`."""
+    """The traces and the multiply-adds of `observe_on_meta`."""
     seen = observe_on_meta(model, input_size)
     return seen.layers, seen.macs
 

@@ -100,7 +100,7 @@ def convert(
             shuffles make: a low-pass comes after each that enlarges by a whole factor. In the layout `"paper"` the
             transpose of the pool takes the place of `nn.Upsample`.
         like: A conversion to repeat, on a model of the same class: a report or its `to_json()`, a converted model, its
-            `state_dict()`, or the path of a folder that :func:`timm_asap.save` wrote. The other arguments do not count.
+            `state_dict()`, or the path of a folder that `timm_asap.save` wrote. The other arguments do not count.
 
     Returns:
         A report of every site: what it became, why it was left, or that it is not handled.
@@ -116,7 +116,7 @@ def convert(
     Reference:
         Grabinski, Keuper & Keuper, arXiv 2307.09804, for the layout `"paper"`; `"preserve"` is this package's.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2))
         >>> print(convert(model))
         2 strided layers converted (preserve, asap, circular)

@@ -79,7 +79,7 @@ def _hidden() -> Iterator[None]:
 
 
 def is_hidden() -> bool:
-    """Whether this is in :func:`unwatched`."""
+    """Whether this is in `unwatched`."""
     return bool(_hiding)
 
 
@@ -127,7 +127,7 @@ def resample(x: torch.Tensor, kind: str, stride: Sizes, window: str, boundary: s
 
 @opaque_to_fx
 def resample_axes(x: torch.Tensor, kind: str, axes: Sizes, stride: Sizes, window: str, boundary: str) -> torch.Tensor:
-    """:func:`resample` over any one, two or three axes of `x`, which come back where they were.
+    """`resample` over any one, two or three axes of `x`, which come back where they were.
 
     Args:
         x: A tensor with at least one axis that is not among `axes`.

@@ -241,7 +241,7 @@ def shrinking(size: Sizes, output: Sizes) -> Sizes:
 
 
 def _sampling(size: Sizes, output: Sizes) -> Sizes:
-    """As :func:`shrinking`, but 1 where one sample is left: a mean or maximum over everything samples nothing."""
+    """As `shrinking`, but 1 where one sample is left: a mean or maximum over everything samples nothing."""
     return tuple(s if out > 1 else 1 for s, out in zip(shrinking(size, output), output, strict=True))
 
 
@@ -430,7 +430,7 @@ class Replacement(NamedTuple):
 
     Attributes:
         name: What the plain one is called in reports.
-        function: Called with :class:`Options` and the plain one's arguments.
+        function: Called with `Options` and the plain one's arguments.
         arguments: Names of the plain one's arguments, in order.
         kind: What decides whether a call downsamples: "stride", "kernel" (where no stride is given), "factor",
             "output" or "scale".

@@ -26,7 +26,7 @@ def reparameterize(model: nn.Module, inplace: bool = False) -> nn.Module:
     models with alias-free layers and without. timm's own function drops the filters of every layer that it fuses.
 
     Args:
-        model: A converted model (a twin, or one that :func:`timm_asap.convert` was given), or a plain one.
+        model: A converted model (a twin, or one that `timm_asap.convert` was given), or a plain one.
         inplace: Change the model itself instead of a copy.
 
     Returns:
@@ -36,7 +36,7 @@ def reparameterize(model: nn.Module, inplace: bool = False) -> nn.Module:
         ValueError: Branches that were converted differently would be summed into one layer; the model is unharmed
             unless `inplace`.
 
-    Example:
+    Examples:
         >>> import timm, torch, timm_asap
         >>> model = timm.create_model("repvgg_a0_asap").eval()
         >>> x = torch.randn(1, 3, 64, 64)

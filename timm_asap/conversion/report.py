@@ -61,7 +61,7 @@ class DownsamplingLayer:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """Every place that :func:`timm_asap.convert` found a network to downsample at, in the order of its modules.
+    """Every place that `timm_asap.convert` found a network to downsample at, in the order of its modules.
 
     Attributes:
         sites: Those places.

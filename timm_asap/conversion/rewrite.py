@@ -190,7 +190,7 @@ def attach_functions(module: nn.Module, options: Options) -> None:
 
 
 def detach_functions(module: nn.Module) -> None:
-    """Undo :func:`attach_functions`."""
+    """Undo `attach_functions`."""
     for name, value in list(vars(module).items()):
         if isinstance(value, Rewritten):
             vars(module)[name] = value.original

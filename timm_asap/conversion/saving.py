@@ -33,7 +33,7 @@ def conversion_of(source: Any) -> dict[str, Any] | None:
     """What was converted, as plain JSON values; None where nothing was.
 
     Args:
-        source: A model, a report of :func:`timm_asap.convert`, a `state_dict()` of a converted model (also one that
+        source: A model, a report of `timm_asap.convert`, a `state_dict()` of a converted model (also one that
             `torch.save` wrote and `torch.load` read), the JSON of a report, or the path of such a file or of a folder
             with a `timm_asap.json` in it.
 
@@ -70,7 +70,7 @@ def repeat_conversion(model: nn.Module, source: Any) -> ConversionReport:
 
     Args:
         model: A plain model of the same class and arguments.
-        source: Of :func:`conversion_of`.
+        source: Of `conversion_of`.
 
     Returns:
         A report of them.
@@ -137,7 +137,7 @@ def _mixins() -> dict[str, type[AsapLayer]]:
 
 
 def save(model: nn.Module, folder: str | Path, weights: bool = True) -> None:
-    """Write a converted model's weights and what was converted to a folder, for :func:`restore`.
+    """Write a converted model's weights and what was converted to a folder, for `restore`.
 
     Twins of timm need none of it: `timm.models.save_for_hf` and `push_to_hf_hub` keep all there is to know. Where
     another library writes the weights (`save_pretrained` of transformers or segmentation_models_pytorch, a checkpoint
@@ -152,7 +152,7 @@ def save(model: nn.Module, folder: str | Path, weights: bool = True) -> None:
         ValueError: Nothing in the model is converted.
         UserError: The disk refuses.
 
-    Example:
+    Examples:
         >>> import tempfile, torch, timm_asap
         >>> def build(): return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU())
         >>> model = build()
@@ -177,11 +177,11 @@ def save(model: nn.Module, folder: str | Path, weights: bool = True) -> None:
 
 
 def restore(model: nn.Module, folder: str | Path) -> ConversionReport:
-    """Convert a plain model as the one that :func:`save` wrote was, and load its weights.
+    """Convert a plain model as the one that `save` wrote was, and load its weights.
 
     Args:
         model: A model of the same class and arguments, plain or converted alike.
-        folder: Written by :func:`save`.
+        folder: Written by `save`.
 
     Returns:
         A report of what was converted.

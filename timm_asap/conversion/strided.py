@@ -151,7 +151,7 @@ class AsapLayer(_Module):
         """What is changed on the layer itself, after it became of this class."""
 
     def _detaching(self) -> None:
-        """The opposite of :meth:`_attached`."""
+        """The opposite of `_attached`."""
 
     def _lowpass(self, x: torch.Tensor) -> torch.Tensor:
         return resample(x, "lowpass", self.asap.geometry.stride, self.asap.window, self.asap.boundary)
@@ -420,7 +420,7 @@ def mixin_for(layer: nn.Module, geometry: Geometry, layout: str) -> type[AsapLay
     """What makes a strided layer alias-free in a layout.
 
     Args:
-        layer: A layer of which :func:`timm_asap.conversion.geometry.geometry_of` knows the geometry.
+        layer: A layer of which `timm_asap.conversion.geometry.geometry_of` knows the geometry.
         geometry: That geometry.
         layout: `"preserve"` or `"paper"`.
     """
@@ -484,7 +484,7 @@ def attach(layer: nn.Module, spec: AsapSpec, mixin: type[AsapLayer]) -> None:
     Args:
         layer: A layer that is not converted yet.
         spec: How it shall downsample.
-        mixin: What it becomes: of :func:`mixin_for`, or of `timm_asap.conversion.sites`.
+        mixin: What it becomes: of `mixin_for`, or of `timm_asap.conversion.sites`.
     """
     own = undeclared(layer)
     if mixin is PoolThenConv:
@@ -503,7 +503,7 @@ def attach(layer: nn.Module, spec: AsapSpec, mixin: type[AsapLayer]) -> None:
 
 
 def detach(layer: nn.Module) -> AsapSpec:
-    """Undo :func:`attach` in place: class, stride and padding as before the conversion.
+    """Undo `attach` in place: class, stride and padding as before the conversion.
 
     Args:
         layer: A converted layer.

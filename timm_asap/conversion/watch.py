@@ -278,10 +278,10 @@ def watch(
     Args:
         model: Any module.
         example: A tensor, a tuple of positional arguments or a dictionary of keyword arguments.
-        on_operation: As :class:`Watcher`.
+        on_operation: As `Watcher`.
         on_filter: Likewise.
 
-    Example:
+    Examples:
         >>> class Net(nn.Module):
         ...     def forward(self, x):
         ...         return nn.functional.max_pool2d(x, 2)

@@ -48,7 +48,7 @@ ACTIONS = frozenset(
 class EvaluateConfig(DataConfig):
     """Measure how robust trained models are: clean, corrupted, attacked, shifted, aliased."""
 
-    sections: ClassVar = {
+    sections: ClassVar[dict[str, str]] = {
         "dataset": "data",
         "measures": "measurement",
         "limit": "size",

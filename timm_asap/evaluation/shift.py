@@ -103,7 +103,7 @@ def shift_images(images: torch.Tensor, kind: str, pixels: tuple[float, float] | 
 
     Args:
         images: (B, C, H, W), floating.
-        kind: `"circular"` or `"crop"`, as :class:`ShiftKind`.
+        kind: `"circular"` or `"crop"`, as `ShiftKind`.
         pixels: (down, right) for all images, or (B, 2); smaller than the images.
 
     Returns:
@@ -112,7 +112,7 @@ def shift_images(images: torch.Tensor, kind: str, pixels: tuple[float, float] | 
     Raises:
         UserError: The images are no (B, C, H, W) floats, the kind is unknown, or the distance does not fit.
 
-    Example:
+    Examples:
         >>> shift_images(torch.tensor([[[[1.0, 2.0, 3.0]]]]), "crop", (0, 1))
         tensor([[[[1., 1., 2.]]]])
     """
@@ -181,7 +181,7 @@ def shift_consistency(
         percent.
 
     Raises:
-        UserError: As :func:`shift_images`.
+        UserError: As `shift_images`.
     """
     if predictions is None:
         predictions = model(images).argmax(dim=1)

@@ -81,7 +81,7 @@ def measurement_name(id: str, entries: int = 1) -> str:
         id: Of the entry in evaluation.json, or corruption/NAME for the mean over severities, or corruption over all.
         entries: Of how many entries it is the mean.
 
-    Example:
+    Examples:
         >>> measurement_name("attack/pgd-linf/0.0313725"), measurement_name("corruption/fog", 5)
         ('pgd, linf, eps 8/255', 'fog, mean of 5')
     """

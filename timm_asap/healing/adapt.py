@@ -74,7 +74,7 @@ def adapt(model: str | nn.Module, images: str | Path | torch.Tensor | None = Non
             the plain one's weights, which is then adapted in place.
         images: A folder of images without labels, or normalised images as the network takes them: a float tensor
             (N, C, H, W); of these, a fifth is held out to measure on. None where `dataset` names a data set.
-        **options: Fields of :class:`AdaptConfig`, such as `steps`, `minutes`, `output`, `seed`, `resume`.
+        **options: Fields of `AdaptConfig`, such as `steps`, `minutes`, `output`, `seed`, `resume`.
 
     Returns:
         The run folder, and the fidelity to the plain network before and after, on images held out of the training.

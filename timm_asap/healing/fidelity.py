@@ -229,7 +229,7 @@ class HealStage:
 
 @dataclass(frozen=True)
 class HealReport:
-    """What :func:`timm_asap.heal` changed, and what it brought.
+    """What `timm_asap.heal` changed, and what it brought.
 
     Attributes:
         images: Number of images that it used.

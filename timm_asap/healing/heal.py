@@ -85,7 +85,7 @@ def heal(
     Warns:
         UserWarning: There was nothing to do: no BatchNorm layer, and `refit` was not asked for.
 
-    Example:
+    Examples:
         >>> import timm, timm_asap
         >>> model = timm.create_model("resnet20_lowres_asap", in_chans=1)
         >>> report = timm_asap.heal(model, torch.randn(64, 1, 28, 28))

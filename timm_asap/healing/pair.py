@@ -22,7 +22,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """A deep copy of a converted model, with the same weights and its strided layers as they were before.
 
     Args:
-        model: A model that :func:`timm_asap.convert` converted.
+        model: A model that `timm_asap.convert` converted.
     """
     plain = copy.deepcopy(model)
     for layer in plain.modules():

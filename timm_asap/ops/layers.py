@@ -83,7 +83,7 @@ def lowpass2d(
 ) -> torch.Tensor:
     """Remove what a grid `stride` times coarser cannot carry; the size stays.
 
-    `y = L_h x L_w^T`, one symmetric matrix per axis (:func:`timm_asap.spectral.lowpass_matrix`). A layer with that
+    `y = L_h x L_w^T`, one symmetric matrix per axis (`timm_asap.spectral.lowpass_matrix`). A layer with that
     stride, applied to `y`, samples no frequency beyond its reach.
 
     Args:
@@ -108,7 +108,7 @@ def lowpass2d(
         Grabinski, Keuper & Keuper, arXiv 2307.09804. Departures: separable real matrices in place of the FFT, and the
         crop, window and frequency at the cut placed symmetrically (`timm_asap.reference` has the released code).
 
-    Example:
+    Examples:
         >>> rows = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 1, 4, 1).expand(1, 1, 4, 4)
         >>> bool(lowpass2d(rows).abs().max() < 1e-6)  # the highest frequency is gone
         True
@@ -125,7 +125,7 @@ def asap_pool2d(
 ) -> torch.Tensor:
     """Downsample without aliasing: the samples that a stride takes, of the low-passed images.
 
-    `y = P_h x P_w^T` with `P = L[::stride]` per axis (:func:`timm_asap.spectral.pool_matrix`).
+    `y = P_h x P_w^T` with `P = L[::stride]` per axis (`timm_asap.spectral.pool_matrix`).
 
     Args:
         x: Floating-point images.
@@ -147,9 +147,9 @@ def asap_pool2d(
         ValueError: `x` has neither 3 nor 4 axes or an empty one, `stride` is below 1, or a name is unknown.
 
     Reference:
-        As :func:`lowpass2d`.
+        As `lowpass2d`.
 
-    Example:
+    Examples:
         >>> asap_pool2d(torch.ones(1, 1, 3, 4))
         tensor([[[[1., 1.],
                   [1., 1.]]]])
@@ -166,7 +166,7 @@ def asap_upsample2d(
 ) -> torch.Tensor:
     """Enlarge without images of the spectrum: the transpose of the pool, times the stride on each axis.
 
-    `y = U_h x U_w^T` with `U = stride P^T` per axis (:func:`timm_asap.spectral.upsample_matrix`). Sample i of the input
+    `y = U_h x U_w^T` with `U = stride P^T` per axis (`timm_asap.spectral.upsample_matrix`). Sample i of the input
     lies at sample `stride i` of the output, as the pool takes them, and nothing lies above the input's own Nyquist
     frequency.
 
@@ -182,12 +182,12 @@ def asap_upsample2d(
         (B, C, H, W) to (B, C, H stride, W stride), or the same without B.
 
     Returns:
-        As :func:`asap_pool2d`.
+        As `asap_pool2d`.
 
     Raises:
-        TypeError, ValueError: As :func:`asap_pool2d`.
+        TypeError, ValueError: As `asap_pool2d`.
 
-    Example:
+    Examples:
         >>> x = torch.cos(torch.arange(12) * torch.pi / 6).view(1, 1, 1, 12)  # one period in 12 samples
         >>> torch.allclose(asap_upsample2d(x[..., ::2], (1, 2)), x, atol=1e-6)
         True
@@ -298,7 +298,7 @@ class _Resample(nn.Module):
 
 @not_traced
 class AsapPool2d(_Resample):
-    """:func:`asap_pool2d` as a layer, without parameters, buffers or state.
+    """`asap_pool2d` as a layer, without parameters, buffers or state.
 
     Fits timm's `aa_layer`: `timm.create_model("resnet50", aa_layer=AsapPool2d)`.
 
@@ -314,9 +314,9 @@ class AsapPool2d(_Resample):
         (B, C, H, W) to (B, C, ceil(H / stride), ceil(W / stride)).
 
     Raises:
-        TypeError, ValueError: As :func:`asap_pool2d`; the arguments are checked at construction.
+        TypeError, ValueError: As `asap_pool2d`; the arguments are checked at construction.
 
-    Example:
+    Examples:
         >>> AsapPool2d(stride=2)(torch.zeros(8, 64, 56, 56)).shape
         torch.Size([8, 64, 28, 28])
     """
@@ -326,10 +326,10 @@ class AsapPool2d(_Resample):
 
 @not_traced
 class LowPass2d(_Resample):
-    """:func:`lowpass2d` as a layer, without parameters, buffers or state.
+    """`lowpass2d` as a layer, without parameters, buffers or state.
 
     Args:
-        channels: Accepted for symmetry with :class:`AsapPool2d`; every channel is treated alike.
+        channels: Accepted for symmetry with `AsapPool2d`; every channel is treated alike.
         stride: Factor of the downsampling to come, one number or (height, width).
         window: `"asap"`, `"hamming"` or `"flc"`.
         boundary: `"circular"`, `"reflect"` or `"zero"`.
@@ -340,9 +340,9 @@ class LowPass2d(_Resample):
         (B, C, H, W) to (B, C, H, W).
 
     Raises:
-        TypeError, ValueError: As :func:`lowpass2d`; the arguments are checked at construction.
+        TypeError, ValueError: As `lowpass2d`; the arguments are checked at construction.
 
-    Example:
+    Examples:
         >>> LowPass2d(stride=(2, 1))(torch.zeros(8, 64, 55, 40)).shape
         torch.Size([8, 64, 55, 40])
     """
@@ -352,10 +352,10 @@ class LowPass2d(_Resample):
 
 @not_traced
 class AsapUpsample2d(_Resample):
-    """:func:`asap_upsample2d` as a layer, without parameters, buffers or state.
+    """`asap_upsample2d` as a layer, without parameters, buffers or state.
 
     Args:
-        channels: Accepted for symmetry with :class:`AsapPool2d`; every channel is treated alike.
+        channels: Accepted for symmetry with `AsapPool2d`; every channel is treated alike.
         stride: Factor of the enlargement, one number or (height, width).
         window: `"flc"` (the default here, exact on band-limited maps), `"asap"` or `"hamming"`.
         boundary: `"circular"`, `"reflect"` or `"zero"`.
@@ -366,9 +366,9 @@ class AsapUpsample2d(_Resample):
         (B, C, H, W) to (B, C, H stride, W stride).
 
     Raises:
-        TypeError, ValueError: As :func:`asap_upsample2d`; the arguments are checked at construction.
+        TypeError, ValueError: As `asap_upsample2d`; the arguments are checked at construction.
 
-    Example:
+    Examples:
         >>> AsapUpsample2d(stride=2)(torch.zeros(8, 64, 28, 28)).shape
         torch.Size([8, 64, 56, 56])
     """

@@ -1,7 +1,7 @@
 """The released operators, by FFT: oracle, yardstick, and what reproduces the paper's numbers.
 
 Written from the definition of the authors' released code (GeJulia/flc_pooling, revision 983b2b5, MIT), faults
-included; use :func:`timm_asap.asap_pool2d` for everything but reproduction. The faults that are kept here:
+included; use `timm_asap.asap_pool2d` for everything but reproduction. The faults that are kept here:
 
 - the crop takes the frequencies `int(n / 4)` to `int(3 n / 4)` of the shifted spectrum. Where n is 2 mod 4 that puts
   zero frequency one bin off the middle, and a constant map of 14 x 14 comes out as a wave of mean zero;
@@ -69,7 +69,7 @@ def released_pool2d(x: torch.Tensor, variant: str = "asap") -> torch.Tensor:
     Reference:
         Grabinski, Keuper & Keuper, arXiv 2307.09804; Grabinski et al., "FrequencyLowCut Pooling", arXiv 2204.00491.
 
-    Example:
+    Examples:
         >>> constant = torch.ones(1, 1, 14, 14)
         >>> released_pool2d(constant, "flc").mean().abs().item() < 1e-6  # the misplaced crop: no mean is left
         True
@@ -95,7 +95,7 @@ def released_pool2d(x: torch.Tensor, variant: str = "asap") -> torch.Tensor:
 
 
 class ReleasedPool2d(nn.Module):
-    """:func:`released_pool2d` as a layer, for networks that reproduce the paper and for benchmarks.
+    """`released_pool2d` as a layer, for networks that reproduce the paper and for benchmarks.
 
     Args:
         variant: `"flc"`, `"asap"`, `"asap_padding_one"` or `"asap_padding_large"`.

@@ -88,7 +88,7 @@ def window_weights(n: int, stride: int = 2, window: WindowName | Window = "asap"
         Grabinski, Keuper & Keuper, "Fix your downsampling ASAP!", arXiv 2307.09804, section 3. Departure: the
         released code centres its window half a bin off for even sizes and keeps one unpaired frequency.
 
-    Example:
+    Examples:
         >>> window_weights(8, stride=2, window="flc")
         tensor([1.0000, 1.0000, 0.5000, 0.0000, 0.0000, 0.0000, 0.5000, 1.0000],
                dtype=torch.float64)
@@ -123,7 +123,7 @@ def lowpass_matrix(
 ) -> torch.Tensor:
     """The low-pass `L` of one axis: removes what a grid `stride` times coarser cannot carry.
 
-    - `"circular"`: the circulant matrix whose DFT is :func:`window_weights` of n.
+    - `"circular"`: the circulant matrix whose DFT is `window_weights` of n.
     - `"reflect"`: the same weights of 2 n, on the signal followed by its mirror image (half-sample symmetric), first
       n rows; diagonal in the DCT-II basis, where basis vector m has the weight of frequency m of 2 n.
     - `"zero"`: the same weights of 2 n, on the signal followed by n zeros, first n rows.
@@ -144,9 +144,9 @@ def lowpass_matrix(
         ValueError: `n` or `stride` is below 1, or the window or boundary is unknown.
 
     Reference:
-        As :func:`window_weights`; boundaries other than circular are this package's.
+        As `window_weights`; boundaries other than circular are this package's.
 
-    Example:
+    Examples:
         >>> lowpass_matrix(4, stride=2, window="flc")
         tensor([[0.5000, 0.2500, 0.0000, 0.2500],
                 [0.2500, 0.5000, 0.2500, 0.0000],
@@ -183,9 +183,9 @@ def pool_matrix(
         float64 tensor of shape (ceil(n / stride), n) on the CPU.
 
     Raises:
-        TypeError, ValueError: As :func:`lowpass_matrix`.
+        TypeError, ValueError: As `lowpass_matrix`.
 
-    Example:
+    Examples:
         >>> pool_matrix(4, stride=2, window="flc")
         tensor([[0.5000, 0.2500, 0.0000, 0.2500],
                 [0.0000, 0.2500, 0.5000, 0.2500]], dtype=torch.float64)
@@ -212,9 +212,9 @@ def upsample_matrix(
         float64 tensor of shape (n stride, n) on the CPU.
 
     Raises:
-        TypeError, ValueError: As :func:`lowpass_matrix`.
+        TypeError, ValueError: As `lowpass_matrix`.
 
-    Example:
+    Examples:
         >>> upsample_matrix(2, stride=2)
         tensor([[1.0000, 0.0000],
                 [0.5000, 0.5000],

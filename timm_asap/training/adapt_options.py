@@ -22,7 +22,7 @@ _ACTIONS = frozenset({"resume", "overwrite"})
 class AdaptConfig:
     """Adapt a twin to the plain network's predictions, without labels, and write one run folder."""
 
-    sections: ClassVar = {
+    sections: ClassVar[dict[str, str]] = {
         "model": "",
         "images": "images",
         "output": "",

@@ -191,7 +191,7 @@ def draw_learning_curves(records: Sequence[dict[str, Any]]) -> Figure:
 
 
 def learning_curves(records: Sequence[dict[str, Any]], path: Path | str) -> Path:
-    """Draw :func:`draw_learning_curves` into a PNG, in full or not at all.
+    """Draw `draw_learning_curves` into a PNG, in full or not at all.
 
     Args:
         records: Lines of metrics.jsonl.

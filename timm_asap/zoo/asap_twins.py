@@ -3,7 +3,7 @@
 The file's name is what `timm.list_models(module="asap_twins")` takes: timm keys modules by their last name, so none
 of this package's may be called like one of timm's.
 
-A twin is the plain architecture's own entrypoint, followed by :func:`timm_asap.convert`. Its pretrained tags are those
+A twin is the plain architecture's own entrypoint, followed by `timm_asap.convert`. Its pretrained tags are those
 of the plain architecture and take the plain architecture's weights: they were trained without ASAP, and are a starting
 point for healing or fine-tuning. Only where this package ships weights of the twin itself does its tag mean those.
 """

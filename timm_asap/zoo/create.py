@@ -52,7 +52,7 @@ def load(name: str, **kwargs: Any) -> nn.Module:
         UserError: If there is no such model, it cannot be had, its configuration is not one that timm writes, or its
             weights are not those that the Hub states.
 
-    Example:
+    Examples:
         >>> import timm_asap
         >>> model = timm_asap.load("hf-hub:you/resnet20_lowres_asap.fashion_mnist")  # doctest: +SKIP
     """

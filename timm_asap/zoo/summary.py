@@ -97,7 +97,7 @@ def dry_run(
     Args:
         architecture: A plain architecture of timm or of this package.
         input_size: (channels, height, width); by default that of its pretrained configuration.
-        **options: `layout`, `window`, `boundary` and `stem` of :func:`timm_asap.convert`.
+        **options: `layout`, `window`, `boundary` and `stem` of `timm_asap.convert`.
 
     Returns:
         The plain model, on the meta device, and the report.

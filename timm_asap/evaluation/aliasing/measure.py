@@ -89,7 +89,7 @@ def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[SiteAlias
         UserError: No images, or images of several sizes.
         ValueError: The model is in training mode.
 
-    Example:
+    Examples:
         >>> import timm, timm_asap
         >>> model = timm.create_model("resnet20_lowres_asap").eval()
         >>> sites = measure_aliasing(model, [torch.randn(4, 3, 32, 32)])
@@ -108,7 +108,7 @@ def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[SiteAlias
 
 @torch.no_grad()
 def measure_batch(model: nn.Module, images: torch.Tensor) -> list[SiteAliasing]:
-    """:func:`measure_aliasing` for one batch, for whoever spreads batches over processes and merges them."""
+    """`measure_aliasing` for one batch, for whoever spreads batches over processes and merges them."""
     if model.training:
         raise ValueError("model: expected eval mode, got training mode: call model.eval() first")
     seen: dict[SamplingSite, tuple[MapAliasing, tuple[int, ...]]] = {}
@@ -148,7 +148,7 @@ def merge_aliasing(parts: list[list[SiteAliasing]]) -> list[SiteAliasing]:
     """The mean over all images of several batches, each weighted by its images.
 
     Args:
-        parts: Results of :func:`measure_batch` for the same model; their order decides the last bit.
+        parts: Results of `measure_batch` for the same model; their order decides the last bit.
 
     Raises:
         UserError: The batches' images differ in size.

@@ -38,11 +38,11 @@ class SiteStatus(str, Enum):
     CONVERTED = "converted"
     """The operator is attached to it."""
     PLAIN = "plain"
-    """It is not, and :func:`timm_asap.convert` would attach it."""
+    """It is not, and `timm_asap.convert` would attach it."""
     LEFT = "left"
-    """:func:`timm_asap.convert` leaves it as it is, for a reason."""
+    """`timm_asap.convert` leaves it as it is, for a reason."""
     UNHANDLED = "not handled"
-    """:func:`timm_asap.convert` does not know how to make it alias-free."""
+    """`timm_asap.convert` does not know how to make it alias-free."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SamplingSite:
 def sampling_sites(model: nn.Module) -> list[SamplingSite]:
     """The layers of a network that downsample, converted or not, as reading its modules shows them.
 
-    Left out is what has a stride only when it runs; :func:`watch_samples` finds that too.
+    Left out is what has a stride only when it runs; `watch_samples` finds that too.
 
     Args:
         model: Any module; it is not changed.

@@ -179,7 +179,7 @@ def corrupt(
     Reference:
         arXiv 1903.12261; the code hendrycks/robustness. docs/corruptions.md says what is equal and what is not.
 
-    Example:
+    Examples:
         >>> import torch
         >>> images = torch.full((2, 3, 32, 32), 128, dtype=torch.uint8)
         >>> corrupt(images, "brightness", 1, table="cifar")[0, 0, 0, 0].item()

@@ -38,7 +38,7 @@ def approximation(
     Raises:
         UserError: An unknown name or table, or a size that cannot be corrupted.
 
-    Example:
+    Examples:
         >>> approximation("contrast", "cifar", 28) is None
         True
         >>> approximation("fog", "cifar", 28)

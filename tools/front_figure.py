@@ -1,4 +1,4 @@
-"""Draws docs/front.png, the README's figure: `python docs/front_figure.py`.
+"""Draws docs/front.png, the README's figure: `python tools/front_figure.py`.
 
 A zone plate, rings that grow finer outwards, halved twice by a plain stride, by timm's BlurPool and by ASAP. Rings that
 the small grid cannot carry must vanish; where they come back as other rings, they alias.
@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from timm.layers import BlurPool2d
 
 from timm_asap import asap_pool2d
-from timm_asap.figures import new_figure, save_png, styled
+from timm_asap.training.figures import new_figure, save_png, styled
 
 N = 256
-OUTPUT = Path(__file__).with_name("front.png")
+OUTPUT = Path(__file__).parents[1] / "docs" / "front.png"
 
 WAYS = {
     "plain stride": lambda x: x[..., ::2, ::2],
