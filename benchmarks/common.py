@@ -39,7 +39,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def interleave(
-    contenders: dict[str, Callable[[], Any]], yardstick: str, device: torch.device, rounds: int, warm_up: int = 2
+    contenders: dict[str, Callable[[], Any]],
+    yardstick: str,
+    device: torch.device,
+    rounds: int,
+    warm_up: int = 2,
+    clock: str = "wall",
 ) -> dict[str, Timing]:
     """Time every contender once per round, in turn.
 
@@ -49,7 +54,9 @@ def interleave(
         device: Where the calls run.
         rounds: How many times each is timed.
         warm_up: How many times each is called before.
+        clock: `"wall"`, or `"cpu"` for the time that the process was on a core, all its threads together.
     """
+    now = {"wall": time.perf_counter, "cpu": time.process_time}[clock]
     for call in contenders.values():
         for _ in range(warm_up):
             call()
@@ -57,10 +64,10 @@ def interleave(
     for _ in range(rounds):
         for name, call in contenders.items():
             synchronize(device)
-            began = time.perf_counter()
+            began = now()
             call()
             synchronize(device)
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(now() - began)
     return {name: _timing(times, seconds[yardstick]) for name, times in seconds.items()}
 
 
@@ -107,10 +114,15 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def path_of(name: str, device: torch.device) -> Path:
+    """`benchmarks/results/NAME.DEVICE.json`."""
+    slug = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device).lower().replace(" ", "_")
+    return RESULTS / f"{name}.{slug}.json"
+
+
 def store(name: str, device: torch.device, record: dict[str, Any]) -> Path:
     """Write a record to `benchmarks/results/NAME.DEVICE.json`."""
-    slug = "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device).lower().replace(" ", "_")
-    path = RESULTS / f"{name}.{slug}.json"
+    path = path_of(name, device)
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps({"environment": environment(device), **record}, indent=1) + "\n")
     return path

@@ -72,13 +72,57 @@ class _Work:
     @torch.no_grad()
     def inference(self) -> None:
         self.model.eval()
-        self._logits()
+        with operator(self.operator):
+            self._logits()
 
     def training_step(self) -> None:
         self.model.train()
-        F.cross_entropy(self._logits().float(), self.labels).backward()
+        with operator(self.operator):
+            F.cross_entropy(self._logits().float(), self.labels).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+
+def _runs(work: _Work) -> str:
+    """Why a contender cannot be measured; empty where it can."""
+    try:
+        work.inference()
+    except (NotImplementedError, RuntimeError) as e:  # what the released code has not, or what does not fit together
+        return f"{type(e).__name__}: {e}"
+    return ""
+
+
+def measure(network: str, memory_format: str, args: argparse.Namespace) -> list[dict]:
+    """Both tables of a network in a memory format."""
+    # The released pooling has no half precision (complex numbers come in float32 and float64), and is not compiled.
+    names = [n for n in CONTENDERS if (args.dtype == torch.float32 and not args.compile) or n != "released"]
+    work = {name: _Work(network, name, memory_format, args) for name in names}
+    failed = {name: reason for name in names if (reason := _runs(work[name]))}
+    tables = []
+    for call, rounds in (("inference", args.rounds), ("training_step", args.training_rounds)):
+        untrained = ", fused" in network or (network, memory_format) in CRASHES
+        if not rounds or (call == "training_step" and untrained):
+            continue
+        chosen = [n for n in names if n not in failed and (n != "released" or call == "inference" or args.all)]
+        calls = {name: getattr(work[name], call) for name in chosen}
+        timings = common.interleave(calls, "plain", args.device, rounds, warm_up=args.warm_up, clock=args.clock)
+        rows = common.as_json(timings)
+        for name in chosen:
+            rows[name]["peak_mib"] = round(common.peak_of(calls[name], args.device), 1)
+        common.print_table(f"{network}: {call.replace('_', ' ')}, {memory_format}", "plain", rows)
+        table = {"family": network, "call": call, "memory_format": memory_format, "yardstick": "plain"}
+        tables.append({**table, "failed": failed, "rows": rows})
+    return tables
+
+
+def _tables_before(name: str, device: torch.device, record: dict) -> list[dict]:
+    """What a record of the same settings, device and versions holds."""
+    before = json.loads(common.path_of(name, device).read_text())
+    now = json.loads(json.dumps({"environment": common.environment(device), **record}))
+    for key in now:
+        if key != "tables" and before.get(key) != now[key]:
+            raise SystemExit(f"--add: {key} was {before.get(key)!r}, got {now[key]!r}")
+    return before["tables"]
 
 
 def main() -> None:
@@ -87,37 +131,42 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", type=torch.device)
     parser.add_argument("--dtype", default="float32", type=lambda name: getattr(torch, name))
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--batch-size", default=8, type=int)
+    parser.add_argument("--format", choices=list(FORMATS), action="append")
+    parser.add_argument("--batch-size", default=4, type=int)
     parser.add_argument("--image-size", default=224, type=int)
-    parser.add_argument("--rounds", default=7, type=int)
-    parser.add_argument("--family", choices=list(FAMILIES), action="append")
+    parser.add_argument("--rounds", default=5, type=int)
+    parser.add_argument("--training-rounds", default=3, type=int)
+    parser.add_argument("--warm-up", default=1, type=int)
+    parser.add_argument("--all", action="store_true", help="training steps of the released code too")
+    parser.add_argument("--add", action="store_true", help="keep what the record holds of other networks and formats")
+    parser.add_argument("--network", choices=NETWORKS, action="append")
     args = parser.parse_args()
+    args.clock = "cpu" if args.device.type == "cpu" else "wall"
+    warnings.simplefilter("ignore", UserWarning)
 
     dtype = str(args.dtype).removeprefix("torch.")
-    setting = [dtype, "channels_last" if args.channels_last else "NCHW", "compiled" if args.compile else "eager"]
     record = {
         "dtype": dtype,
-        "memory_format": setting[1],
-        "mode": setting[2],
+        "mode": "compiled" if args.compile else "eager",
+        "clock": args.clock,
         "batch_size": args.batch_size,
         "image_size": args.image_size,
         "rounds": args.rounds,
+        "training_rounds": args.training_rounds,
         "tables": [],
     }
-    for family in args.family or FAMILIES:
-        # The released pooling has no half precision: complex numbers come in float32 and float64.
-        names = [n for n in FAMILIES[family] if args.dtype == torch.float32 or "released" not in n]
-        work = {name: _Work(FAMILIES[family][name], args) for name in names}
-        for call in ("inference", "training_step"):
-            calls = {name: getattr(w, call) for name, w in work.items()}
-            rows = common.as_json(common.interleave(calls, YARDSTICKS[family], args.device, args.rounds, warm_up=1))
-            for name in names:
-                rows[name]["peak_mib"] = round(common.peak_of(calls[name], args.device), 1)
-            title = f"{call.replace('_', ' ')}, {', '.join(setting)}, batch {args.batch_size}"
-            common.print_table(title, YARDSTICKS[family], rows)
-            record["tables"].append({"family": family, "call": call, "yardstick": YARDSTICKS[family], "rows": rows})
-    print(common.store(".".join(["networks", *setting]), args.device, record))
+    name = f"networks.{dtype}.{record['mode']}"
+    if args.add:
+        record["tables"] = _tables_before(name, args.device, record)
+    for network in args.network or NETWORKS:
+        for memory_format in args.format or FORMATS:
+            here = (network, memory_format)
+            others = [table for table in record["tables"] if (table["family"], table["memory_format"]) != here]
+            record["tables"] = others + measure(network, memory_format, args)
+            gc.collect()
+            # after each network: what is measured so far is kept if the rest is not
+            path = common.store(name, args.device, record)
+    print(path)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import speed_page
 from benchmarks.common import RESULTS
 from benchmarks.study import tables
 from benchmarks.study.results import load_records as load_study
@@ -13,18 +14,13 @@ from benchmarks.study.results import load_records as load_study
 README = Path(__file__).parents[1] / "README.md"
 PAGE = README.parent / "docs" / "speed.md"
 
-HEAD = """# Speed
-
-Generated from `benchmarks/results/` by `python -m benchmarks.report`. Every table was measured in one process, its
-contenders interleaved; times are medians over the rounds, the ratio is the median of each round's ratio to the
-yardstick, with the smallest and largest. The machines are shared: trust ratios, not milliseconds.
-"""
-
 
 def page(records: dict[str, dict[str, Any]]) -> str:
     """The whole page."""
-    parts = [HEAD]
+    parts = [speed_page.page(records), "\n# Details\n"]
     for name, record in records.items():
+        if not name.startswith("pooling"):
+            continue
         environment = record["environment"]
         parts.append(f"\n## {name}\n")
         parts.append(
@@ -77,20 +73,10 @@ def _table(record: dict[str, Any], table: dict[str, Any]) -> str:
 
 
 def load_records() -> dict[str, dict[str, Any]]:
-    """The records of the pooling and network benchmarks, by file name."""
-    paths = sorted(p for pattern in ("pooling*", "networks*") for p in RESULTS.glob(f"{pattern}.json"))
+    """The records that the page is made of, by file name."""
+    patterns = ("pooling*", "networks*", "scale*", "depthwise*", "evaluation*")
+    paths = sorted(p for pattern in patterns for p in RESULTS.glob(f"{pattern}.json"))
     return {path.stem: json.loads(path.read_text()) for path in paths}
-
-
-def speed_summary(records: dict[str, dict[str, Any]]) -> str:
-    """The README's table: whole networks in float32 on a CPU, as ratios to the plain one."""
-    tables = records["networks.float32.NCHW.eager.cpu"]["tables"]
-    lines = ["| time against the plain network | inference | training step |", "|---|---:|---:|"]
-    for inference, training in zip(tables[::2], tables[1::2], strict=True):
-        for name, row in inference["rows"].items():
-            if name != inference["yardstick"]:
-                lines.append(f"| {name} | {row['ratio']:.2f} | {training['rows'][name]['ratio']:.2f} |")
-    return "\n".join(lines)
 
 
 def readme(text: str, blocks: dict[str, str]) -> str:
@@ -112,11 +98,11 @@ def blocks() -> dict[str, str]:
     """The README's tables, from the records."""
     return {
         "evidence": tables.summary(load_study()),
-        "speed": speed_summary(load_records()),
+        "speed": speed_page.readme_table(load_records()[speed_page.NETWORKS]),
     }
 
 
 if __name__ == "__main__":
     PAGE.write_text(page(load_records()) + "\n", encoding="utf-8")
     README.write_text(readme(README.read_text(encoding="utf-8"), blocks()), encoding="utf-8")
-    print(PAGE, README)
+    print(PAGE, README, *speed_page.plot(load_records()))

@@ -105,6 +105,31 @@ def in_float(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) 
     return torch.quantize_per_tensor(function(x.dequantize()), x.q_scale(), x.q_zero_point(), x.dtype)
 
 
+# Measured in float32 on a CPU with AVX2 (PyTorch 2.14, CPU time of one thread): a low-pass and a depthwise convolution
+# of 8 x 96 x 112 x 112, 37 MiB, take 0.6 of the time image by image, 0.75 to 0.9 with the gradient, and a max-pool of
+# 49 MiB 0.4 and 0.7 to 0.9: glibc maps every tensor from 32 MiB on anew, and its first touch costs more than the
+# product. Batches of 14 to 25 MiB gain nothing.
+_LARGE = 32 * 2**20
+_PART = 8 * 2**20
+
+
+def in_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, axes: int) -> torch.Tensor:
+    """A function that treats every image of a batch by itself, run on a few images at a time where that is faster.
+
+    Args:
+        function: From maps (B, ...) to maps (B, ...).
+        x: Maps (B, C, *grid); without B they are not divided.
+        axes: Of the grid.
+    """
+    is_eager = type(x) in (torch.Tensor, nn.Parameter) and not (
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or _watchers
+    )
+    if not is_eager or x.device.type != "cpu" or x.ndim != axes + 2 or x.shape[0] < 2 or x.nbytes < _LARGE:
+        return function(x)
+    # The gradient of split is one concatenation; that of a slice would be a whole tensor of zeros for each part.
+    return torch.cat([function(part) for part in x.split(max(1, x.shape[0] * _PART // x.nbytes))])
+
+
 @opaque_to_fx
 def resample(x: torch.Tensor, kind: str, stride: Sizes, window: str, boundary: str) -> torch.Tensor:
     """The low-pass or the pool over the last `len(stride)` axes of `x`. Arguments are trusted.

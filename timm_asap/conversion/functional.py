@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers.padding import pad_same_arg
 
-from timm_asap.conversion.filtering import in_float, opaque_to_fx, resample, resample_axes, unwatched
+from timm_asap.conversion.filtering import in_float, in_parts, opaque_to_fx, resample, resample_axes, unwatched
 from timm_asap.conversion.geometry import Geometry, as_sizes
 from timm_asap.ops.resample import is_channels_last, is_known
 from timm_asap.ops.sliding_max import sliding_max2d
@@ -89,7 +89,8 @@ def max_then_pool(x: torch.Tensor, geometry: Geometry, options: Options) -> torc
         geometry: Of the plain max-pool, whose size comes out.
         options: Window and boundary of the pool.
     """
-    return in_float(partial(_max_then_pool, geometry=geometry, options=options), x)
+    run = partial(_max_then_pool, geometry=geometry, options=options)
+    return in_parts(partial(in_float, run), x, geometry.axes)
 
 
 def _max_then_pool(x: torch.Tensor, geometry: Geometry, options: Options) -> torch.Tensor:

@@ -222,7 +222,18 @@ class LowPassed(AsapLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Low-pass the input, then run the plain layer on it."""
+        if len(args) == 1 and not kwargs and self._is_arithmetic():
+            return in_parts(lambda x: self._plain_forward(self._lowpass(x)), args[0], self.asap.geometry.axes)
         return _with_input(self, self._lowpass, args, kwargs)
+
+    def _is_arithmetic(self) -> bool:
+        """Whether the plain layer can be called for each image alone: no parametrization changes between the calls."""
+        is_plain = self.asap_plain in _IMAGE_BY_IMAGE and self.asap_replaced_forward is None
+        return is_plain and "parametrizations" not in self._modules and "_conv_forward" not in vars(self)
+
+
+#: Layers that treat every image of a batch by itself.
+_IMAGE_BY_IMAGE = (*CONVOLUTIONS.values(), *AVG_POOLS.values(), Conv2dSame, AvgPool2dSame, BlurPool2d)
 
 
 class PooledPointwise(AsapLayer):

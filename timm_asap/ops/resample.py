@@ -86,24 +86,58 @@ class _Key(NamedTuple):
         return like.new_empty((prod(rows), prod(self.sizes)))
 
 
+def _is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured: it will read the matrices from where they are now."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _tell_stream(matrix: torch.Tensor) -> None:
+    """Keep the memory of a matrix from being reused, once it is forgotten, before this stream has read it."""
+    if matrix.is_cuda and not _is_capturing(matrix.device):
+        stream = torch.cuda.current_stream(matrix.device)
+        if stream != torch.cuda.default_stream(matrix.device):  # where matrices are made
+            matrix.record_stream(stream)
+
+
 class MatrixCache:
-    """Matrices by key, those used last, up to a number of bytes. Safe to share between threads."""
+    """Matrices by key, those used last, up to a number of bytes. Safe to share between threads.
+
+    What a CUDA graph was captured with is kept besides, until :meth:`clear`.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
         self._matrices: OrderedDict[_Key, torch.Tensor] = OrderedDict()
+        self._captured: dict[_Key, torch.Tensor] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._matrices)
 
     def get(self, key: _Key) -> torch.Tensor:
-        """The matrix of a key, built where it is not there. One that is larger than the cache is not kept."""
+        """The matrix of a key, built where it is not there. One that is larger than the cache is not kept.
+
+        Raises:
+            RuntimeError: A CUDA graph is being captured, and the matrix is not there: building it would break it.
+        """
+        is_capturing = _is_capturing(key.device)
         with self._lock:
+            matrix = self._captured.get(key)
             if key in self._matrices:
                 self._matrices.move_to_end(key)
-                return self._matrices[key]
+                matrix = self._matrices[key]
+                if is_capturing:
+                    self._captured[key] = matrix
+        if matrix is not None:
+            _tell_stream(matrix)
+            return matrix
+        if is_capturing:
+            shown = "x".join(map(str, key.sizes))
+            raise RuntimeError(
+                f"timm_asap: the first {key.kind} of a map of {shown} came while a CUDA graph was captured; run the "
+                "model once at that size before the capture"
+            )
         matrix = key.build()  # outside the lock: two threads may build the same matrix, and one is kept
         with self._lock:
             if key not in self._matrices and matrix.nbytes <= self.max_bytes:
@@ -111,12 +145,14 @@ class MatrixCache:
                 self.bytes += matrix.nbytes
             while self.bytes > self.max_bytes:
                 self.bytes -= self._matrices.popitem(last=False)[1].nbytes
+        _tell_stream(matrix)
         return matrix
 
     def clear(self) -> None:
-        """Forget every matrix."""
+        """Forget every matrix; graphs captured before must not run again."""
         with self._lock:
             self._matrices.clear()
+            self._captured.clear()
             self.bytes = 0
 
 
@@ -126,7 +162,8 @@ matrix_cache = MatrixCache(_CACHE_BYTES)
 def _matrix(
     kind: str, sizes: tuple[int, ...], strides: tuple[int, ...], window: str, boundary: str, x: torch.Tensor
 ) -> torch.Tensor:
-    """The matrix in the dtype and on the device of `x`."""
+    """The matrix on the device of `x`, in the dtype of the product: autocast would cast it at every call."""
+    dtype = _product_dtype(x)
     if (
         torch.compiler.is_dynamo_compiling()
         or torch.jit.is_tracing()
@@ -134,10 +171,10 @@ def _matrix(
     ):
         # the graph leaves this process: it has to hold the matrix itself, for any size
         axes = zip(sizes, strides, strict=True)
-        return reduce(torch.kron, [traced_matrix(kind, n, s, window, boundary, x.dtype, x.device) for n, s in axes])
-    key = _Key(kind, sizes, strides, window, boundary, x.dtype, x.device)
+        return reduce(torch.kron, [traced_matrix(kind, n, s, window, boundary, dtype, x.device) for n, s in axes])
+    key = _Key(kind, sizes, strides, window, boundary, dtype, x.device)
     if isinstance(x, FakeTensor) and not x.fake_mode.allow_non_fake_inputs:
-        return key.empty(x)  # the values do not matter, and a real constant would be refused
+        return key.empty(x).to(dtype)  # the values do not matter, and a real constant would be refused
     return matrix_cache.get(key)
 
 
@@ -155,6 +192,10 @@ _DENSE_PLANE = 10_000
 # Fewer channels than this keep the inner loop of a channels-last product too short: 3 channels of 224 x 224 take
 # 3.8 ms by way of the contiguous format and 17.6 ms without.
 _FEW_CHANNELS = 16
+# Samples per axis from which a Fourier transform beats the matrices, in float32 on a CPU with AVX2: a low-pass of
+# 3 x 224 x 224 takes 0.57 of the time, of 3 x 512 x 512 0.45, of 3 x 1024 x 1024 0.28, of 64 x 256 x 256 0.91; at 192
+# it is won or lost by the run, at 112 it takes 1.6 times as long, and sizes with large prime factors gain nothing.
+_LARGE_AXIS = 224
 
 
 def is_known(condition: bool | torch.SymBool | torch.Tensor) -> bool:
@@ -270,7 +311,38 @@ def _stays_channels_last(x: torch.Tensor, operators: _Operators) -> bool:
     return is_channels_last(x) and x.ndim == len(operators.size) + 2
 
 
+def _suits_fourier(x: torch.Tensor, operators: _Operators) -> bool:
+    """Whether the product is a low-pass that a Fourier transform does faster; matrices are for all else."""
+    if operators.kind != "lowpass" or operators.boundary != "circular" or len(operators.size) != 2:
+        return False
+    if x.dtype not in (torch.float32, torch.float64) or x.device.type != "cpu" or isinstance(x, FakeTensor):
+        return False
+    if torch.compiler.is_dynamo_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+        return False
+    axes = zip(operators.size, operators.stride, strict=True)
+    return all(type(n) is int and s > 1 and n >= _LARGE_AXIS and _has_small_factors(n) for n, s in axes)
+
+
+def _has_small_factors(n: int) -> bool:
+    for factor in (2, 3, 5, 7):
+        while n % factor == 0:
+            n //= factor
+    return n == 1
+
+
+def _apply_fourier(x: torch.Tensor, operators: _Operators) -> torch.Tensor:
+    keys = [
+        _Key("spectrum", (n,), (s,), operators.window, operators.boundary, x.dtype, x.device)
+        for n, s in zip(operators.size, operators.stride, strict=True)
+    ]
+    rows, columns = map(matrix_cache.get, keys)
+    spectrum = torch.fft.rfft2(x)
+    return torch.fft.irfft2(spectrum * (rows[:, None] * columns[: spectrum.shape[-1]]), s=operators.size)
+
+
 def _apply_contiguous(x: torch.Tensor, operators: _Operators) -> torch.Tensor:
+    if _suits_fourier(x, operators):
+        return _apply_fourier(x, operators)
     if operators.fit_one_plane():
         return torch.matmul(x.flatten(-2), operators.plane(x).transpose(0, 1)).unflatten(-1, operators.output_size)
     *others, last = operators.axes(x)
@@ -347,9 +419,15 @@ def _(info, in_dims, x, *arguments):
     return _compiled_resample(one_batch, *arguments).unflatten(0, x.shape[: -1 - len(arguments[0])]), 0
 
 
+def _product_dtype(x: torch.Tensor) -> torch.dtype:
+    """The dtype of a product with `x`: autocast's, where it is on."""
+    device = x.device.type
+    # meta tensors have no autocast
+    if device == "meta" or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return x.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
 def _autocast(x: torch.Tensor) -> torch.Tensor:
     """What autocast makes of the operand of a product; it does not look into an operator."""
-    device = x.device.type
-    if x.dtype in (torch.float32, torch.float16, torch.bfloat16) and torch.is_autocast_enabled(device):
-        return x.to(torch.get_autocast_dtype(device))
-    return x
+    return x.to(_product_dtype(x))

@@ -32,8 +32,9 @@ def sliding_max2d(x: torch.Tensor, kernel_size: Pair, padding: Pair, dilation: P
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # a graph must not depend on the mode
     if is_traced or x.device.type != "cpu" or x.ndim != 4:
         return F.max_pool2d(x, kernel_size, 1, padding, dilation)
-    if torch.is_grad_enabled() and x.requires_grad:
-        # Pairwise maxima would share the gradient of a tie, and cost four times as much backward.
+    if is_channels_last(x) or (torch.is_grad_enabled() and x.requires_grad):
+        # Pairwise maxima would share the gradient of a tie, and cost four times as much backward; on maps that lie
+        # channels last already they take 1.1 to 1.8 times as long forward.
         return F.max_pool2d(to_channels_last(x), kernel_size, 1, padding, dilation)
     rows, columns = padding
     x = F.pad(x, (columns, columns, rows, rows), value=-torch.inf) if rows or columns else x
