@@ -1,6 +1,7 @@
 """The command line, run in this process."""
 
 import json
+import re
 
 import pytest
 import timm
@@ -24,6 +25,28 @@ def test_list_takes_patterns_with_and_without_the_suffix(capsys):
     assert main(["list", "resnet20*"]) == 0
     assert main(["list", "resnet20_lowres_asap"]) == 0
     assert capsys.readouterr().out.count("resnet20_lowres_asap") == 2
+
+
+@pytest.mark.parametrize("flag", ["--license", "--licence"])
+def test_list_shows_the_license_of_each_tag(flag, capsys):
+    assert main(["list", "mobileone_s0", flag]) == 0
+    out = capsys.readouterr().out
+    row = next(line for line in out.splitlines() if line.startswith("mobileone_s0_asap.apple_in1k"))
+    stated = timm.get_pretrained_cfg("mobileone_s0.apple_in1k").license
+    assert re.split(r" {2,}", row.strip())[1:] == [stated, "timm/mobileone_s0.apple_in1k", "not stated by timm"]
+    assert main(["list", "resnet20_lowres", flag]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["resnet20_lowres_asap.fashion_mnist", "mit", "timm_asap"] in [row[:3] for row in rows]
+
+
+def test_a_license_that_timm_does_not_state_is_not_guessed(monkeypatch, capsys):
+    from timm_asap.zoo import summary
+
+    cfg = type(timm.get_pretrained_cfg("resnet18"))(hf_hub_id="timm/x", license="other")
+    monkeypatch.setattr(summary, "get_arch_pretrained_cfgs", lambda twin: {f"{twin}.tag": cfg})
+    assert main(["list", "resnet18", "--license"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("resnet18_asap.tag"))
+    assert re.split(r" {2,}", row.strip())[1:] == ["not stated by timm", "timm/x", "not stated by timm"]
 
 
 def test_convert_dry_run_tells_every_site(capsys):
@@ -84,7 +107,7 @@ def test_convert_writes_nothing_where_the_weights_cannot_be_had(hub, tmp_path, c
     [
         (["lst"], "unknown command 'lst': expected one of"),
         (["list", "resnet5000"], "unknown twin 'resnet5000': closest matches: resnet50"),
-        (["list", "--patern", "x"], "unknown flag '--patern': expected one of --help\n"),
+        (["list", "--patern", "x"], "unknown flag '--patern': expected one of --help, --license, --no-license\n"),
         (["list", "--pattern", "x"], "--pattern is no flag: expected the value alone, timm-asap list [PATTERN]\n"),
         (["card", "--run=x"], "--run is no flag: expected the value alone, timm-asap card FOLDER\n"),
         (["evaluate", "--models", "x"], "--models is no flag: expected the value alone, timm-asap evaluate MODEL"),

@@ -129,10 +129,10 @@ def test_the_named_extra_is_enough(words, tmp_path):
     assert done.returncode == (2 if "runs/none" in words else 0), done.stderr
 
 
-def test_packages_that_nobody_knows_stay_a_traceback():
-    done = run(command("list"), {"timm"})
-    assert done.returncode == 1
-    assert "ModuleNotFoundError: No module named 'timm'" in done.stderr
+def test_a_package_of_the_core_that_is_missing_is_one_line_too():
+    done = run("import timm_asap", {"timm"})
+    said = "timm_asap needs timm, which is not installed: pip install timm"
+    assert done.stderr.splitlines()[-1] == f"timm_asap._installation.InstallationError: {said}"
 
 
 def test_default_installation_is_the_core_and_the_extras_of_the_readme():

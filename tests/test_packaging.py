@@ -91,3 +91,12 @@ print(importlib.metadata.version("timm_asap"))
         neighbor.unlink()
     package = installed / "timm_asap"
     assert said == [str(package / "__init__.py"), str(package / "model_cards"), "True", "True", timm_asap.__version__]
+
+
+def test_installed_wheel_is_a_program(installed, tmp_path):
+    environment = {"PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"}
+    assert run(tmp_path, "-m", "timm_asap", "--version", **environment).startswith(
+        f"timm-asap {timm_asap.__version__},"
+    )
+    listed = run(tmp_path, "-m", "timm_asap", "list", "resnet20_lowres", **environment)
+    assert "resnet20_lowres_asap" in listed

@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from timm_asap._installation import explained_imports
 from timm_asap._moved import find_moved_modules
 from timm_asap._startup import importing, lazy_names, own_program, reads_flags_first
 
@@ -100,8 +101,11 @@ def register() -> None:
     """Register the twins in timm and bind the public names, as importing this package does.
 
     Only the package's own command lines call it: they read their flags first. A second call changes nothing.
+
+    Raises:
+        InstallationError: A package is missing or broken, or timm is too old or too new; one line says what to do.
     """
-    with importing(own_program()):
+    with importing(own_program()), explained_imports():
         find_moved_modules()
         for name, module in _MODULES.items():
             globals()[name] = import_module(f"timm_asap.{module}")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from timm_asap._installation import InstallationError, installation_fault
 from timm_asap.text import as_text
 
 REFUSED = 2
@@ -153,6 +154,10 @@ def _line(error: Exception) -> str | None:
     if isinstance(error, UserError):
         lines = [as_text(line) for line in error.args] or [""]
         return "\n".join(lines)
+    if isinstance(error, InstallationError):
+        return str(error)
+    if isinstance(error, ImportError) and (line := installation_fault(error)) is not None:
+        return line
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"{where}{error.strerror or first_line(error)}"

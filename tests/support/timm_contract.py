@@ -11,6 +11,7 @@ import torch
 from timm.models import get_arch_pretrained_cfgs
 
 from timm_asap import convert
+from timm_asap._timm import build_on_meta
 from timm_asap.conversion.strided import AsapLayer
 
 # None is the architecture's own size. A plain model that cannot take a size asks nothing of its twin.
@@ -18,9 +19,12 @@ SIZES = [None, (64, 96), (97, 131), (127, 128)]
 
 
 def build(name, device="meta", **kwargs):
-    with torch.device(device), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # meta tensors cannot be initialised, and some models say so
-        return timm.create_model(name, **kwargs)
+        if device == "meta":
+            return build_on_meta(lambda: timm.create_model(name, **kwargs)).to("meta")
+        with torch.device(device):
+            return timm.create_model(name, **kwargs)
 
 
 def image(model, size=None, batch=1, device="meta"):

@@ -13,6 +13,7 @@ from timm.models import save_for_hf
 
 import timm_asap  # noqa: F401  registers the twins
 from timm_asap.hub import load
+from timm_asap.zoo.model_config import name_import
 
 transformers = pytest.importorskip("transformers", reason="the dev extra installs it")
 
@@ -32,6 +33,8 @@ def published(hub):
         save_for_hf(model, folder, safe_serialization=True, data_config=pixels, model_config={"label_names": LABELS})
         config = json.loads((folder / "config.json").read_text())
         del config["model_args"]["num_classes"]
+        name_import(config)
+        assert config["requires"] == "import timm_asap"
         (folder / "config.json").write_text(json.dumps(config))
         api = HfApi(token=hub.write_token)
         api.create_repo(REPO)

@@ -5,9 +5,10 @@ import json
 import pytest
 import timm
 import torch
-from timm.models import get_arch_pretrained_cfgs
+from timm.models import _hub, get_arch_pretrained_cfgs
 
 import timm_asap
+from timm_asap._timm import NOTES_ARGUMENTS
 from timm_asap.conversion.strided import AsapLayer
 from timm_asap.zoo import plain_name, twin_names
 from timm_asap.zoo.families import FAMILIES
@@ -80,10 +81,13 @@ def test_options_reach_the_layers_and_the_saved_configuration(window, boundary, 
     model = timm.create_model("test_resnet_asap", num_classes=7, in_chans=1, **options).eval()
     specs = {(m.asap.window, m.asap.boundary, m.asap.layout) for m in model.modules() if isinstance(m, AsapLayer)}
     assert specs == {(window, boundary, "paper")}
-    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    # to 1.0.30 timm saves no keywords of a network, but those of a twin are in its notes
+    given = {} if NOTES_ARGUMENTS else {"model_args": {"in_chans": 1}}
+    _hub.save_for_hf(model, tmp_path, safe_serialization=True, **given)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["architecture"] == "test_resnet_asap"
-    assert {k: config["model_args"][k] for k in options} == options
+    if NOTES_ARGUMENTS:
+        assert {k: config["model_args"][k] for k in options} == options
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     x = torch.randn(2, 1, 64, 64)
     assert torch.equal(loaded(x), model(x))
@@ -120,7 +124,7 @@ def test_tags_are_the_plain_models_with_complete_hub_ids():
     assert cfg["hf_hub_id"] == "timm/resnet50.a1_in1k"
     assert cfg["crop_pct"] == 0.5
     assert "trained without ASAP" in cfg["notes"][-1]
-    assert cfg["license"] == timm.models.get_pretrained_cfg("resnet50.a1_in1k").license
+    assert cfg.get("license") == timm.models.get_pretrained_cfg("resnet50.a1_in1k").license
     for name in timm.list_pretrained("*_asap"):
         hub_id = timm.models.get_pretrained_cfg(name).hf_hub_id
         assert not hub_id or not hub_id.endswith("/"), name

@@ -6,6 +6,7 @@ import pytest
 import timm
 
 from tests.support import timm_contract as contract
+from timm_asap._installation import NEWEST_TIMM
 from timm_asap.zoo import plain_name, twin_names
 from timm_asap.zoo.families import FAMILIES, LEFT_FAMILIES
 from timm_asap.zoo.summary import summarize
@@ -39,7 +40,9 @@ def smallest(family):
     return min(names, key=lambda name: (not name.startswith("test_"), summarize(f"{name}_asap").macs))
 
 
-SMALLEST = [smallest(family) for family in FAMILIES]
+# an older timm lacks the youngest families
+SMALLEST = [smallest(family) for family in FAMILIES if timm.list_models(module=family)]
+THOROUGH = [name for name in THOROUGH if timm.is_model(name)]
 ALL = [plain_name(twin) for twin in twin_names()]
 
 
@@ -47,7 +50,9 @@ def test_every_module_of_timm_has_twins_or_a_reason():
     # other tests of the same process register the networks of the benchmarks
     of_benchmarks = {name.rpartition(".")[2] for name in sys.modules if name.startswith("benchmarks.")}
     modules = set(timm.list_modules()) - {"asap_twins"} - of_benchmarks
-    assert set(FAMILIES) | set(LEFT_FAMILIES) == modules
+    if timm.__version__ == NEWEST_TIMM:
+        assert set(FAMILIES) | set(LEFT_FAMILIES) == modules
+    assert modules <= set(FAMILIES) | set(LEFT_FAMILIES)
     assert not set(FAMILIES) & set(LEFT_FAMILIES)
 
 

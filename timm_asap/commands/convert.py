@@ -122,11 +122,12 @@ def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
     with disk_errors(f"--output {folder} cannot be written"):
         folder.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(f"--output {folder} cannot be written"), tempfile.TemporaryDirectory(dir=folder.parent) as aside:
-        timm.models.save_for_hf(model, aside, safe_serialization=True)
+        save_for_hf(model, aside)
         config_file = Path(aside) / "config.json"
         config = json.loads(config_file.read_text(encoding="utf-8"))
         # transformers' TimmWrapperForImageClassification passes num_classes itself, and fails if it is here too.
         config["model_args"].pop("num_classes", None)
+        name_import(config)
         config_file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         folder.mkdir(exist_ok=True)
         for name in ("model.safetensors", "config.json"):

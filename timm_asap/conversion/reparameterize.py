@@ -10,9 +10,9 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from timm.models import reparameterize_model
 from torch import nn
 
+from timm_asap._timm import reparameterize_model
 from timm_asap.conversion.geometry import geometry_of
 from timm_asap.conversion.strided import AsapLayer, AsapSpec, attach, detach, is_converted, mixin_for
 

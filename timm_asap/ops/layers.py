@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TypeVar
 
 import torch
-from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
 
+from timm_asap._timm import register_notrace_function, register_notrace_module
 from timm_asap._types import BoundaryName, WindowName
 from timm_asap.ops.resample import resample
 from timm_asap.ops.spectral import Boundary, Window, as_boundary, as_window, check_count

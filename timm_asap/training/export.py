@@ -51,7 +51,6 @@ def export_model(plan: Plan, model: nn.Module, folder: Path) -> None:
                 model,
                 str(aside),
                 model_config={"label_names": list(plan.dataset.label_names)},
-                safe_serialization=True,
                 data_config=plan.pixels.data_config(),
             )
             config_file = aside / "config.json"
@@ -88,6 +87,7 @@ def _own_config(config: dict[str, Any]) -> dict[str, Any]:
     config["pretrained_cfg"] = {k: v for k, v in config["pretrained_cfg"].items() if k in _KEPT}
     # transformers' TimmWrapperForImageClassification passes num_classes itself, and fails if it is here too
     config.get("model_args", {}).pop("num_classes", None)
+    name_import(config)
     return config
 
 

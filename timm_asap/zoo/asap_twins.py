@@ -10,6 +10,7 @@ point for healing or fine-tuning. Only where this package ships weights of the t
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections import deque
@@ -18,12 +19,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import timm
-from timm.models import FeatureGraphNet, get_arch_pretrained_cfgs, model_entrypoint, register_model
-from timm.models._builder import resolve_pretrained_cfg
-from timm.models._pretrained import DefaultCfg, PretrainedCfg
-from timm.models._registry import split_model_name_tag
+from timm.models import (
+    FeatureGraphNet,
+    get_arch_pretrained_cfgs,
+    model_entrypoint,
+    register_model,
+    split_model_name_tag,
+)
 from torch import nn
 
+from timm_asap._timm import NOTES_ARGUMENTS, DefaultCfg, PretrainedCfg, record_arguments, resolve_pretrained_cfg
 from timm_asap._types import BoundaryName, LayoutName, StemChoice, WindowName, undeclared
 from timm_asap.conversion.convert import as_layout, check_stem, convert
 from timm_asap.ops.spectral import as_boundary, as_window
@@ -36,6 +41,9 @@ SUFFIX = "_asap"
 
 #: In `pretrained_cfg["notes"]` of every twin that takes upstream weights.
 UPSTREAM_NOTE = "upstream weights, trained without ASAP: a starting point to heal or fine-tune before classifying"
+
+#: Begins the note of a twin's options.
+_OPTIONS_NOTE = "asap options: "
 
 
 class UpstreamWeightsWarning(UserWarning):
@@ -152,10 +160,10 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> nn.Module:
-        options = AsapOptions.take_from(kwargs)
         # Resolved under the twin's name: the plain entrypoint would record its own architecture, and what is saved
         # would load as a plain network, strictly and silently.
         cfg = resolve_pretrained_cfg(twin, pretrained_cfg, pretrained_cfg_overlay).to_dict()
+        options = AsapOptions.take_from(kwargs := {**_noted_options(cfg), **kwargs})
         if pretrained and _keeps_upstream_classifier(cfg, kwargs):
             _warn_of_upstream_weights(twin, cfg)
         if cfg.get("tag") == "fcmae":
@@ -167,6 +175,10 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
         model = build_plain(pretrained=pretrained, pretrained_cfg=cfg, **kwargs)
         if not isinstance(model, FeatureGraphNet):
             options.convert(model)
+        record_arguments(model, **kwargs)
+        if not NOTES_ARGUMENTS and options != AsapOptions():
+            notes = [note for note in cfg.get("notes") or () if not note.startswith(_OPTIONS_NOTE)]
+            model.pretrained_cfg["notes"] = (*notes, f"{_OPTIONS_NOTE}{json.dumps(asdict(options))}")
         undeclared(model)._model_args = {**getattr(model, "_model_args", {}), **asdict(options)}
         return model
 
@@ -178,6 +190,15 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
         "except those that this package ships, which the twin was trained to."
     )
     return entrypoint
+
+
+def _noted_options(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The options in the notes of a configuration, where timm to 1.0.30 saved it: it saves no keywords of a network."""
+    for note in cfg.get("notes") or ():
+        if isinstance(note, str) and note.startswith(_OPTIONS_NOTE):
+            options = json.loads(note.removeprefix(_OPTIONS_NOTE))
+            return {name: options[name] for name in AsapOptions.__dataclass_fields__ if name in options}
+    return {}
 
 
 def _keeps_upstream_classifier(cfg: dict[str, Any], kwargs: dict[str, Any]) -> bool:
@@ -207,6 +228,7 @@ def _graph_after_conversion(options: AsapOptions) -> type[FeatureGraphNet]:
 
         def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
             options.convert(model)
+            kwargs.pop("flatten_sequential", None)  # to 1.0.30 timm knows only by the class that it is of no use here
             super().__init__(model, *args, **kwargs)
 
     return ConvertedGraphNet

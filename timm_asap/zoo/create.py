@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from safetensors import SafetensorError
 from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, is_model, split_model_name_tag
-from timm.models._builder import _resolve_pretrained_source, resolve_pretrained_cfg
 from torch import nn
 
+from timm_asap._timm import build_on_meta, hub_fault, pretrained_source, record_arguments, resolve_pretrained_cfg
 from timm_asap._types import pretrained_cfg_of
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.machine import check_memory, image_memory
@@ -176,6 +175,7 @@ def _create_from_folder(folder: Path, shown: str, pretrained: bool, kwargs: dict
     config = read_model_config(folder / CONFIG, shown)
     name = f"{_FOLDER}:{folder}"
     _check_size(name, shown, folder / WEIGHTS if pretrained else None, kwargs)
+    record_arguments(model, **{**config.content.get("model_args", {}), **kwargs})
     # the keywords are a stranger's: what they raise within timm has no end
     model = _build(name, shown, (Exception,), pretrained=pretrained, **kwargs)
     own = pretrained_cfg_of(model)
@@ -193,7 +193,7 @@ def _create_from_tag(name: str, shown: str, kwargs: dict[str, Any]) -> nn.Module
     overlay = kwargs.pop("pretrained_cfg_overlay", None)
     try:
         cfg = resolve_pretrained_cfg(architecture, given, overlay).to_dict()
-        origin, place = _resolve_pretrained_source(cfg)
+        origin, place = pretrained_source(cfg)
     except _ERRORS as error:
         raise UserError(f"{shown} cannot be loaded: {_said(error)}") from error
     if origin != "hf-hub":
@@ -212,8 +212,7 @@ def _create_from_tag(name: str, shown: str, kwargs: dict[str, Any]) -> nn.Module
 
 def _check_size(name: str, shown: str, weights: Path | None, kwargs: dict[str, Any]) -> None:
     """Build it without data first: what it would take is known before it is taken."""
-    with torch.device("meta"):
-        model = _build(name, shown, (Exception,), pretrained=False, **kwargs)
+    model = _build(name, shown, (Exception,), on_meta=True, pretrained=False, **kwargs)
     tensors = [*model.parameters(), *model.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     what = f"{shown}: the network that its config.json describes"
@@ -223,13 +222,22 @@ def _check_size(name: str, shown: str, weights: Path | None, kwargs: dict[str, A
         check_memory(image_memory(input_size), f"{what}, for one image of {' x '.join(map(str, input_size))},")
 
 
-def _build(name: str, shown: str, errors: tuple[type[Exception], ...], **kwargs: Any) -> nn.Module:
-    try:
+def _build(
+    name: str, shown: str, errors: tuple[type[Exception], ...], on_meta: bool = False, **kwargs: Any
+) -> nn.Module:
+    def build() -> nn.Module:
         return timm.create_model(name, **kwargs)
+
+    try:
+        model = build_on_meta(build) if on_meta else build()
     except UserError:
         raise
     except errors as error:
+        if "huggingface_hub" in str(error) and (fault := hub_fault()) is not None:
+            raise UserError(f"{shown} cannot be loaded: {fault}") from error
         raise UserError(f"{shown} cannot be loaded: {_said(error)}") from error
+    record_arguments(model, **kwargs)
+    return model
 
 
 def _said(error: BaseException) -> str:

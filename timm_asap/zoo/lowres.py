@@ -10,14 +10,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, ClassifierHead, create_conv2d, register_notrace_function
+from timm.layers import BatchNormAct2d, ClassifierHead, create_conv2d
 from timm.models import build_model_with_cfg, checkpoint_seq, register_model
-from timm.models._features import feature_take_indices
-from timm.models._registry import generate_default_cfgs
 from timm.models.resnet import BasicBlock, make_blocks
 from timm.models.resnetv2 import PreActBasic, ResNetStage
 from torch import nn
 
+from timm_asap._timm import (
+    factory_kwargs,
+    feature_take_indices,
+    generate_default_cfgs,
+    pooled_features,
+    register_notrace_function,
+)
 from timm_asap.zoo.shipped import shipped_cfgs
 
 __all__ = ["LowResNet"]
@@ -58,7 +63,7 @@ class LowResNet(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd = factory_kwargs(device, dtype)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
@@ -79,7 +84,9 @@ class LowResNet(nn.Module):
         self.num_features = channels[-1]
         self.norm = _BatchNormReLU(self.num_features, **dd) if preact else nn.Identity()
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate, **dd)
-        self.head_hidden_size = self.head.num_features
+        self.head_hidden_size = pooled_features(self.head)
+        if not dd:
+            self.to(device, dtype)
         self.init_weights()
 
     @torch.jit.ignore  # pyright: ignore[reportArgumentType]  # declared for use with arguments alone
@@ -107,10 +114,11 @@ class LowResNet(nn.Module):
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a new one; `global_pool` None keeps the pooling."""
-        device = self.conv1.weight.device
+        weight = self.conv1.weight
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, device=device, dtype=self.conv1.weight.dtype)
-        self.head_hidden_size = self.head.num_features
+        self.head.reset(num_classes, global_pool)
+        self.head.to(weight.device, weight.dtype)
+        self.head_hidden_size = pooled_features(self.head)
 
     def _run_stage(self, name: str, x: torch.Tensor) -> torch.Tensor:
         stage = getattr(self, name)

@@ -15,13 +15,16 @@ from typing import Any, NoReturn
 
 import timm
 from timm.data.transforms import str_to_interp_mode
-from timm.models import is_model
-from timm.models._pretrained import PretrainedCfg
+from timm.models import is_model, is_model_in_modules
 
+from timm_asap._timm import PretrainedCfg
 from timm_asap.errors import UserError, unknown_name
 from timm_asap.text import as_text
 
-__all__ = ["MAX_SIDE", "ModelConfig", "read_model_config"]
+__all__ = ["MAX_SIDE", "ModelConfig", "name_import", "read_model_config"]
+
+# The modules whose networks timm knows only after this package was imported.
+_OWN_MODULES = ("asap_twins", "lowres")
 
 MAX_SIDE = 4096
 """Pixels; the largest input of timm's own configurations is 1,024."""
@@ -84,6 +87,18 @@ def read_model_config(path: Path, shown: str) -> ModelConfig:
         _refuse(shown, "model_args.num_classes", f"{classes}, as num_classes says", given)
     names = _label_names(content, own, classes, shown)
     return ModelConfig(content["architecture"], given if classes is None else classes, names, content)
+
+
+def name_import(config: dict[str, Any]) -> None:
+    """Say in a configuration that timm knows its architecture only after `import timm_asap`, where that is so.
+
+    timm and transformers leave the key alone; it is for whoever meets "Unknown model" and opens the file.
+
+    Args:
+        config: The content of a config.json, changed in place.
+    """
+    if is_model_in_modules(config["architecture"], _OWN_MODULES):
+        config["requires"] = "import timm_asap"
 
 
 def _models() -> list[str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from timm.models import split_model_name_tag
-from timm.models._pretrained import PretrainedCfg
+
+from timm_asap._timm import PretrainedCfg
 
 __all__ = ["WEIGHTS", "is_adapted", "is_shipped", "model_cards", "shipped_cfgs"]
 

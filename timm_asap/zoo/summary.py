@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.models import get_arch_pretrained_cfgs
 from torch import nn
 
+from timm_asap import _timm
 from timm_asap._types import pretrained_cfg_of
 from timm_asap.conversion.convert import convert
 from timm_asap.conversion.report import ConversionReport
@@ -28,9 +28,11 @@ from timm_asap.zoo.asap_twins import plain_name, twin_names
 from timm_asap.zoo.shipped import is_adapted, is_shipped
 
 __all__ = [
+    "TagLicense",
     "TwinSummary",
     "build_on_meta",
     "dry_run",
+    "licenses",
     "matching_twins",
     "measure",
     "pretrained_tags",
@@ -85,8 +87,7 @@ def build_on_meta(architecture: str, **kwargs: Any) -> nn.Module:
     """
     if not timm.is_model(architecture):
         raise UserError(unknown_name("model", architecture, timm.list_models()))
-    with torch.device("meta"):
-        return timm.create_model(architecture, **kwargs)
+    return _timm.build_on_meta(lambda: timm.create_model(architecture, **kwargs))
 
 
 def dry_run(
@@ -147,6 +148,38 @@ def weights_state(name: str) -> str:
     if not is_shipped(name):
         return "upstream"
     return "adapted" if is_adapted(name) else "trained"
+
+
+@dataclass(frozen=True)
+class TagLicense:
+    """The license and provenance of the weights of one tag, as timm states them.
+
+    Attributes:
+        name: `twin.tag`.
+        license: None where timm states none.
+        source: Where the weights are: their repository on the Hugging Face Hub, an address, or this package.
+        origin: Where they were published first, as timm states it; None where it does not.
+    """
+
+    name: str
+    license: str | None
+    source: str | None
+    origin: str | None
+
+
+def licenses(twin: str) -> list[TagLicense]:
+    """The licenses of a twin's weights, one for each tag that has some, default first. Nothing is guessed.
+
+    Args:
+        twin: Without a tag.
+    """
+    found = []
+    for name, cfg in get_arch_pretrained_cfgs(twin).items():
+        if cfg.has_weights:
+            source = "timm_asap" if is_shipped(name) else cfg.hf_hub_id or cfg.url or None
+            stated = cfg.license if cfg.license not in (None, "", "unknown", "other") else None
+            found.append(TagLicense(name, stated, source, cfg.origin_url))
+    return found
 
 
 @cache

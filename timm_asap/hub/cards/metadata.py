@@ -176,12 +176,13 @@ def choose_licence(origin: Origin | None, asked: str | None, before: str | None)
         return Licence(asked or before or FROM_SCRATCH, None, None, "They were trained from random weights.")
     if origin.licence is not None:
         return _of_origin(origin, asked)
+    unknown = "whose license timm does not state" if origin.stated_by == "timm" else "whose license is not recorded"
     chosen = asked or (None if before == "other" else before)
     if chosen is not None:
-        because = f"They started from {origin}, whose license is not recorded: whoever made this card states it."
+        because = f"They started from {origin}, {unknown}: whoever made this card states it."
         return Licence(chosen, None, None, because)
     slug = re.sub(r"[^a-z0-9.]+", "-", (origin.hub_id or origin.name).lower()).strip("-")
-    because = f"They started from {origin}, whose license is not recorded: read it there before using these."
+    because = f"They started from {origin}, {unknown}: read it there before using these."
     return Licence("other", f"{UNKNOWN_LICENCE}{slug}", origin.link, because)
 
 
