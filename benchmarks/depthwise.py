@@ -23,9 +23,10 @@ from torch import nn
 
 from benchmarks import common
 from benchmarks.networks import FORMATS
-from timm_asap import asap_pool2d, convert, resample
+from timm_asap import asap_pool2d, convert
 from timm_asap.conversion import filtering
-from timm_asap.spectral import lowpass_matrix
+from timm_asap.ops import resample
+from timm_asap.ops.spectral import lowpass_matrix
 
 #: (channels, size, kernel size): the two large sites of EfficientNet-B0.
 SITES = ((96, 112, 3), (144, 56, 5))

@@ -20,12 +20,11 @@ from torch import nn
 
 import timm_asap  # noqa: F401  registers the network
 from benchmarks import common
-from timm_asap.adversarial import PixelModel
+from timm_asap.adversarial import AttackSpec, PixelModel
 from timm_asap.evaluation.aliasing import measure_batch
-from timm_asap.evaluation.attacks import AttackSpec
-from timm_asap.evaluation.cells import AttackCell, Cell, CleanCell, CorruptionCell, ShiftCell
 from timm_asap.evaluation.corruptions import CORRUPTIONS
-from timm_asap.evaluation.pixels import Batch
+from timm_asap.evaluation.measurements import AttackCell, Cell, CleanCell, CorruptionCell, ShiftCell
+from timm_asap.evaluation.models import Batch
 from timm_asap.evaluation.shift import ShiftSpec
 
 MODEL = "resnet20_lowres_asap.fashion_mnist"

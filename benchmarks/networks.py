@@ -1,66 +1,112 @@
-"""Whole networks: inference and a training step of each, against the plain network.
+"""Whole networks: inference and a training step of each twin, against the plain network.
 
-    python -m benchmarks.networks [--device cuda] [--dtype bfloat16] [--compile] [--batch-size 128] [--rounds 7]
+    python -m benchmarks.networks [--device cuda] [--dtype bfloat16] [--compile] [--batch-size 128] [--network resnet50]
 
-`resnet50 + released` is resnet50 with the released FFT pooling where the paper's layout puts it: before its strided
-convolutions, which run at stride 1, and in place of its max-pool.
+Besides the plain network and its twin: `blur`, BlurPool's binomial filter at the same sites as the twin's operators;
+and `released`, the released FFT pooling where the paper's layout puts it, before strided convolutions, which run at
+stride 1, and in place of max-pools. On a CPU the measure is the time of the process on one thread, which other programs
+on the machine disturb less than the clock on the wall.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import gc
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import timm_asap
+import timm_asap  # noqa: F401  registers the twins
 from benchmarks import common
-from timm_asap.conversion.strided import AsapLayer
-from timm_asap.ops.reference import ReleasedPool2d
+from timm_asap import reparameterize
+from timm_asap.conversion import filtering
+from timm_asap.ops.reference import released_pool2d
 
-YARDSTICKS = {"resnet50": "resnet50", "convnext_tiny": "convnext_tiny"}
+NETWORKS = (
+    "resnet18",
+    "resnet50",
+    "convnext_tiny",
+    "efficientnet_b0",
+    "tf_efficientnet_lite0",
+    "mobilenetv3_large_100",
+    "mobilenetv4_conv_small",
+    "mobileone_s0",
+    "mobileone_s0, fused",
+    "regnety_008",
+    "repvit_m0_9",
+    "fastvit_t8",
+    "densenet121",
+    "hrnet_w18_small",
+)
+CONTENDERS = ("plain", "asap", "blur", "released")
+#: Plain networks whose training step ends the process in PyTorch 2.14.1 on a CPU ("double free or corruption"), by
+#: memory format: the gradient of the weights of a 1x1 convolution of stride 2 on the 3 channels of an image, 3 to 48 at
+#: 224 x 224. The twins, which pool first, run.
+CRASHES = {("mobileone_s0", "channels_last"), ("fastvit_t8", "channels_last")}
+FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+
+Operator = Callable[[torch.Tensor, str, tuple[int, ...], str, str], torch.Tensor]
 
 
-def _released(**kwargs: object) -> nn.Module:
-    model = timm.create_model("resnet50")
-    timm_asap.convert(model, layout="paper")
-    pool = ReleasedPool2d("asap")
-    for layer in model.modules():
-        if isinstance(layer, AsapLayer):
-            layer._pool_to_plain_size = pool.forward  # every map of ResNet-50 at 224 x 224 is even
-    return model
+@cache
+def _binomial(channels: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    row = torch.tensor([1.0, 2.0, 1.0], dtype=dtype, device=device) / 4
+    return (row[:, None] * row).expand(channels, 1, 3, 3).contiguous()
 
 
-FAMILIES: dict[str, dict[str, Callable[[], nn.Module]]] = {
-    "resnet50": {
-        "resnet50": lambda: timm.create_model("resnet50"),
-        "resnet50_asap": lambda: timm.create_model("resnet50_asap"),
-        "resnet50_asap, paper": lambda: timm.create_model("resnet50_asap", asap_layout="paper"),
-        "resnetblur50": lambda: timm.create_model("resnetblur50"),
-        "resnetaa50": lambda: timm.create_model("resnetaa50"),
-        "resnet50 + released": _released,
-    },
-    "convnext_tiny": {
-        "convnext_tiny": lambda: timm.create_model("convnext_tiny"),
-        "convnext_tiny_asap": lambda: timm.create_model("convnext_tiny_asap"),
-        "convnext_tiny_asap, paper": lambda: timm.create_model("convnext_tiny_asap", asap_layout="paper"),
-    },
-}
+def blur(x: torch.Tensor, kind: str, stride: tuple[int, ...], window: str, boundary: str) -> torch.Tensor:
+    """BlurPool's filter of three taps as timm's `BlurPool2d` applies it; a low-pass keeps the size."""
+    if min(x.shape[-2:]) < 2:
+        return x
+    step = stride if kind == "pool" else (1, 1)
+    kernel = _binomial(x.shape[1], x.dtype, x.device)
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), "reflect"), kernel, stride=step, groups=x.shape[1])
+
+
+def released(x: torch.Tensor, kind: str, stride: tuple[int, ...], window: str, boundary: str) -> torch.Tensor:
+    """The released pooling; only the paper's layout has nothing but pools of stride 2."""
+    if kind != "pool" or set(stride) != {2}:
+        raise NotImplementedError(f"the released code has no {kind} of stride {stride}")
+    return released_pool2d(x, "asap")
+
+
+@contextmanager
+def operator(function: Operator | None) -> Iterator[None]:
+    """Run converted networks with another operator in place of ours."""
+    ours = filtering._resample
+    filtering._resample = function or ours
+    try:
+        yield
+    finally:
+        filtering._resample = ours
+
+
+def build(network: str, contender: str) -> nn.Module:
+    """One contender of a network."""
+    name, _, fused = network.partition(", ")
+    layout = {"asap_layout": "paper"} if contender == "released" else {}
+    model = timm.create_model(name if contender == "plain" else f"{name}_asap", **layout)
+    return reparameterize(model.eval()) if fused else model
 
 
 class _Work:
-    """Inference and a training step of one network."""
+    """Inference and a training step of one contender."""
 
-    def __init__(self, build: Callable[[], nn.Module], args: argparse.Namespace) -> None:
+    def __init__(self, network: str, contender: str, memory_format: str, args: argparse.Namespace) -> None:
         torch.manual_seed(0)
         self.args = args
-        memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
-        self.model = build().to(args.device, memory_format=memory_format)
+        self.operator = {"blur": blur, "released": released}.get(contender)
+        order = FORMATS[memory_format]
+        self.model = build(network, contender).to(args.device, memory_format=order)
         size = (args.batch_size, 3, args.image_size, args.image_size)
-        self.images = torch.randn(size, device=args.device).contiguous(memory_format=memory_format)
+        self.images = torch.randn(size, device=args.device).contiguous(memory_format=order)
         self.labels = torch.randint(1000, (args.batch_size,), device=args.device)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
         self.run = torch.compile(self.model) if args.compile else self.model

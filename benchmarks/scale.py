@@ -15,7 +15,8 @@ import torch
 
 import timm_asap  # noqa: F401  registers the twins
 from benchmarks import common
-from timm_asap import asap_pool2d, lowpass2d, resample
+from timm_asap import asap_pool2d, lowpass2d
+from timm_asap.ops import resample
 
 SIZES = (96, 128, 160, 192, 224, 256, 384, 512, 768, 1024)
 NETWORKS = {

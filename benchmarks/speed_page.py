@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from timm_asap import resample
+from timm_asap.ops import resample
 from timm_asap.zoo import summary
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 import timm_asap
-from timm_asap import lowpass2d, resample
+from timm_asap import lowpass2d
 from timm_asap.conversion import filtering
-from timm_asap.spectral import lowpass_matrix
+from timm_asap.ops import resample
+from timm_asap.ops.spectral import lowpass_matrix
 
 SIZES = [(8, 8), (8, 9), (15, 14), (12, 10)]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import twin_fingerprint
 from timm.models import is_model
 
 import timm_asap
+from tests.support import twin_fingerprint
 from timm_asap import _timm
 from timm_asap._installation import NEWEST_TIMM, OLDEST_TIMM
 from timm_asap.errors import UserError

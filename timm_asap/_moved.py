@@ -55,7 +55,6 @@ _NOW = {
     "training.run": "training.state",
     "training.setup": "training.network training.optimizer",
     "evaluation.aliasing.energy": "evaluation.aliasing.fixed_filter",
-    "evaluation.aliasing.measure": "evaluation.aliasing.table",
     "evaluation.corruptions.apply": "evaluation.corruptions.checks",
     "evaluation.corruptions.digital": "evaluation.corruptions.elastic",
     "evaluation.corruptions.filters": "evaluation.corruptions.draws",

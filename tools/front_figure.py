@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from timm.layers import BlurPool2d
 
 from timm_asap import asap_pool2d
-from timm_asap.training.figures import new_figure, save_png, styled
+from timm_asap.figures import new_figure, save_png, styled
 
 N = 256
 OUTPUT = Path(__file__).parents[1] / "docs" / "front.png"

@@ -31,17 +31,17 @@ _TABLE = re.compile(
 
 _TIMM = (
     "tests/test_timm_versions.py",
-    "tests/test_zoo.py",
-    "tests/test_zoo_contract.py",
-    "tests/test_convert.py",
+    "tests/zoo/test_zoo.py",
+    "tests/zoo/test_zoo_contract.py",
+    "tests/conversion/test_convert.py",
 )
 _ONLY_TIMM = (
     "same_network or own_arguments or reset_keeps or test_convert or options_reach or low_resolution or fx_features "
     "or tags_are or (test_zoo_contract and (test_resnet or test_convnext))"
 )
-_HUB = ("tests/test_load.py", "tests/test_publish_files.py")
-_TRANSFORMERS = ("tests/test_transformers.py",)
-_DATASETS = ("tests/test_data_huggingface.py",)
+_HUB = ("tests/zoo/test_load.py", "tests/hub/test_publish_files.py")
+_TRANSFORMERS = ("tests/zoo/test_transformers.py",)
+_DATASETS = ("tests/data/test_data_huggingface.py",)
 
 
 @dataclass(frozen=True)

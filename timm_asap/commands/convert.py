@@ -99,12 +99,13 @@ def _empty_folder(output: str) -> Path:
 
 def _save(named: str, plain: str, asap: AsapOptions, folder: Path) -> None:
     """Build the twin with the weights that were named and write it; nothing is left behind where that fails."""
-    import timm
     from timm.models import get_pretrained_cfg, split_model_name_tag
 
+    from timm_asap._timm import save_for_hf
     from timm_asap._types import present
     from timm_asap.zoo import check_model_name, create_model, is_shipped, is_twin, twin_names
     from timm_asap.zoo.asap_twins import SUFFIX
+    from timm_asap.zoo.model_config import name_import
 
     architecture, tag = split_model_name_tag(plain)
     twin = f"{architecture}{SUFFIX}" + (f".{tag}" if tag else "")

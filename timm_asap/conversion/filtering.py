@@ -9,12 +9,14 @@ from functools import wraps
 from typing import ParamSpec, TypeVar, cast
 
 import torch
+from torch import nn
 
 from timm_asap.ops.resample import resample as _resample
 
 __all__ = [
     "Filtered",
     "in_float",
+    "in_parts",
     "is_hidden",
     "opaque_to_fx",
     "resample",

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any, SupportsIndex, cast
 
 import torch
 import torch.nn.functional as F
+from timm.layers import AvgPool2dSame, BlurPool2d
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 from timm_asap._types import undeclared
-from timm_asap.conversion.filtering import resample, unwatched
+from timm_asap.conversion.filtering import in_parts, resample, unwatched
 from timm_asap.conversion.functional import CONV, Options, dense_padding, max_then_pool, pool_alone
 from timm_asap.conversion.fusing import register_fusion
 from timm_asap.conversion.geometry import AVG_POOLS, CONVOLUTIONS, MAX_POOLS, Geometry, geometry_of, upsampling_geometry

@@ -201,7 +201,7 @@ def lowpass1d(
     window: WindowName | Window = "asap",
     boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
-    """:func:`lowpass2d` for signals: (B, C, L) or (C, L), the size stays."""
+    """`lowpass2d` for signals: (B, C, L) or (C, L), the size stays."""
     return _apply("lowpass", 1, x, stride, window, boundary)
 
 
@@ -211,7 +211,7 @@ def lowpass3d(
     window: WindowName | Window = "asap",
     boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
-    """:func:`lowpass2d` for volumes and videos: (B, C, D, H, W) or (C, D, H, W), the size stays."""
+    """`lowpass2d` for volumes and videos: (B, C, D, H, W) or (C, D, H, W), the size stays."""
     return _apply("lowpass", 3, x, stride, window, boundary)
 
 
@@ -221,9 +221,9 @@ def asap_pool1d(
     window: WindowName | Window = "asap",
     boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
-    """:func:`asap_pool2d` for signals: (B, C, L) to (B, C, ceil(L / stride)).
+    """`asap_pool2d` for signals: (B, C, L) to (B, C, ceil(L / stride)).
 
-    Example:
+    Examples:
         >>> asap_pool1d(torch.tensor([[1.0, -1.0, 1.0, -1.0]]))
         tensor([[0., 0.]])
     """
@@ -236,7 +236,7 @@ def asap_pool3d(
     window: WindowName | Window = "asap",
     boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
-    """:func:`asap_pool2d` for volumes and videos: (B, C, D, H, W), each axis divided by its stride, rounded up."""
+    """`asap_pool2d` for volumes and videos: (B, C, D, H, W), each axis divided by its stride, rounded up."""
     return _apply("pool", 3, x, stride, window, boundary)
 
 
@@ -246,7 +246,7 @@ def asap_upsample1d(
     window: WindowName | Window = "flc",
     boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
-    """:func:`asap_upsample2d` for signals: (B, C, L) to (B, C, L stride)."""
+    """`asap_upsample2d` for signals: (B, C, L) to (B, C, L stride)."""
     return _apply("upsample", 1, x, stride, window, boundary)
 
 
@@ -256,7 +256,7 @@ def asap_upsample3d(
     window: WindowName | Window = "flc",
     boundary: BoundaryName | Boundary = "circular",
 ) -> torch.Tensor:
-    """:func:`asap_upsample2d` for volumes and videos: (B, C, D, H, W), each axis times its stride."""
+    """`asap_upsample2d` for volumes and videos: (B, C, D, H, W), each axis times its stride."""
     return _apply("upsample", 3, x, stride, window, boundary)
 
 
@@ -378,41 +378,41 @@ class AsapUpsample2d(_Resample):
 
 @not_traced
 class AsapPool1d(_Resample):
-    """:func:`asap_pool1d` as a layer; arguments as :class:`AsapPool2d`."""
+    """`asap_pool1d` as a layer; arguments as `AsapPool2d`."""
 
     kind, axes = "pool", 1
 
 
 @not_traced
 class AsapPool3d(_Resample):
-    """:func:`asap_pool3d` as a layer; arguments as :class:`AsapPool2d`, the stride one number or one per axis."""
+    """`asap_pool3d` as a layer; arguments as `AsapPool2d`, the stride one number or one per axis."""
 
     kind, axes = "pool", 3
 
 
 @not_traced
 class LowPass1d(_Resample):
-    """:func:`lowpass1d` as a layer; arguments as :class:`LowPass2d`."""
+    """`lowpass1d` as a layer; arguments as `LowPass2d`."""
 
     kind, axes = "lowpass", 1
 
 
 @not_traced
 class LowPass3d(_Resample):
-    """:func:`lowpass3d` as a layer; arguments as :class:`LowPass2d`, the stride one number or one per axis."""
+    """`lowpass3d` as a layer; arguments as `LowPass2d`, the stride one number or one per axis."""
 
     kind, axes = "lowpass", 3
 
 
 @not_traced
 class AsapUpsample1d(_Resample):
-    """:func:`asap_upsample1d` as a layer; arguments as :class:`AsapUpsample2d`."""
+    """`asap_upsample1d` as a layer; arguments as `AsapUpsample2d`."""
 
     kind, axes = "upsample", 1
 
 
 @not_traced
 class AsapUpsample3d(_Resample):
-    """:func:`asap_upsample3d` as a layer; arguments as :class:`AsapUpsample2d`, the stride one number or three."""
+    """`asap_upsample3d` as a layer; arguments as `AsapUpsample2d`, the stride one number or three."""
 
     kind, axes = "upsample", 3

@@ -2,8 +2,9 @@
 
 `y = R_h x R_w^T`, with a matrix less or more for an axis less or more, is all that runs in a network. The matrices are
 constants: they are built in float64 from `timm_asap.spectral`, cast once, kept in a bounded cache, and never enter a
-state dict. A graph of `torch.compile` holds the whole product as one operator, `timm_asap::resample`; a graph that is
-exported holds the arithmetic itself (`timm_asap.ops.traced`).
+state dict. Low-passes of large maps run by a Fourier transform instead, on a CPU, where that is faster. A graph of
+`torch.compile` holds the whole product as one operator, `timm_asap::resample`; a graph that is exported holds the
+arithmetic itself (`timm_asap.ops.traced`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-from timm_asap.ops.spectral import lowpass_matrix, pool_matrix, upsample_matrix
+from timm_asap.ops.spectral import lowpass_matrix, pool_matrix, upsample_matrix, window_weights
 from timm_asap.ops.traced import traced_matrix
 
 T = TypeVar("T")
@@ -32,6 +33,8 @@ _BUILDERS: dict[str, Callable[..., torch.Tensor]] = {
     "lowpass": lowpass_matrix,
     "pool": pool_matrix,
     "upsample": upsample_matrix,
+    # the diagonal of the circular low-pass in the basis of the Fourier transform
+    "spectrum": lambda n, stride, window, boundary: window_weights(n, stride, window),
 }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from timm_asap.ops.resample import to_channels_last
+from timm_asap.ops.resample import is_channels_last, to_channels_last
 
 __all__ = ["sliding_max2d"]
 

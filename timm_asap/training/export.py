@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import save_for_hf
 from torch import nn
 
 from timm_asap._io import disk_errors, remove, state_sha256
+from timm_asap._timm import save_for_hf
 from timm_asap.errors import UserError
 from timm_asap.training.display import learning_curves
 from timm_asap.training.plan import Plan
 from timm_asap.training.run import Run, gather_state, set_weights
+from timm_asap.zoo.model_config import name_import
 
 # What describes these weights and their pixels. Everything else in a model's pretrained_cfg (tag, origin_url,
 # paper_ids, license, test sizes, ...) describes the weights that it started from, or would have.

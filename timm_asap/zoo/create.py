@@ -175,9 +175,9 @@ def _create_from_folder(folder: Path, shown: str, pretrained: bool, kwargs: dict
     config = read_model_config(folder / CONFIG, shown)
     name = f"{_FOLDER}:{folder}"
     _check_size(name, shown, folder / WEIGHTS if pretrained else None, kwargs)
-    record_arguments(model, **{**config.content.get("model_args", {}), **kwargs})
     # the keywords are a stranger's: what they raise within timm has no end
     model = _build(name, shown, (Exception,), pretrained=pretrained, **kwargs)
+    record_arguments(model, **{**config.content.get("model_args", {}), **kwargs})
     own = pretrained_cfg_of(model)
     if config.label_names is not None and getattr(model, "num_classes", None) == len(config.label_names):
         own["label_names"] = config.label_names

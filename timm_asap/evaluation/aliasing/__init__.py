@@ -8,7 +8,7 @@ from timm_asap.evaluation.aliasing.measure import SiteAliasing, measure_aliasing
 from timm_asap.evaluation.aliasing.sites import SamplingSite, sampling_sites
 
 if TYPE_CHECKING:
-    from timm_asap.evaluation.aliasing.measure import aliasing_table
+    from timm_asap.evaluation.aliasing.table import aliasing_table
 
 __all__ = [
     "MapAliasing",
@@ -23,4 +23,4 @@ __all__ = [
 ]
 
 # Whoever measures needs no rich, which draws the table.
-__getattr__ = lazy_names(__name__, {"aliasing_table": "timm_asap.evaluation.aliasing.measure"})
+__getattr__ = lazy_names(__name__, {"aliasing_table": "timm_asap.evaluation.aliasing.table"})

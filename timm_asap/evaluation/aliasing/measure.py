@@ -1,4 +1,4 @@
-"""Aliasing of each downsampling layer of a network, over images, and the table of several models."""
+"""Aliasing of each downsampling layer of a network, over images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch import nn
 from timm_asap.errors import UserError
 from timm_asap.evaluation.aliasing.energy import MapAliasing, map_aliasing
 from timm_asap.evaluation.aliasing.sites import SamplingSite, watch_samples
-from timm_asap.screen import Column, ScreenTable
 
-__all__ = ["SiteAliasing", "aliasing_table", "measure_aliasing", "measure_batch", "merge_aliasing"]
+__all__ = ["SiteAliasing", "measure_aliasing", "measure_batch", "merge_aliasing"]
 
 
 @dataclass(frozen=True)
@@ -178,43 +177,3 @@ def merge_aliasing(parts: list[list[SiteAliasing]]) -> list[SiteAliasing]:
             )
         )
     return merged
-
-
-def aliasing_table(results: dict[str, list[dict[str, Any]]]) -> ScreenTable:
-    """Shares of energy above the new Nyquist frequency and folded back: a row per site, two columns per model.
-
-    Args:
-        results: By the model's name: its aliasing results as evaluation.json holds them; others are passed over. A
-            plain network and its twin, whose sites have the same names, are the table before and after conversion.
-    """
-    models = {
-        name: {row["site"]: row for row in rows if row["measure"] == "aliasing"} for name, rows in results.items()
-    }
-    table = ScreenTable(
-        [
-            Column("site"),
-            Column("layer", wraps=True, drop=0),
-            *(column for number, name in enumerate(models, 1) for column in _columns(name, number, len(models))),
-        ]
-    )
-    layers = {site: row["layer"] for rows in models.values() for site, row in reversed(rows.items())}
-    order = dict.fromkeys(site for rows in models.values() for site in rows)
-    for site in order:
-        cells = [_cell(rows.get(site), key) for rows in models.values() for key in ("above_nyquist", "folded")]
-        states = {rows[site]["status"] for rows in models.values() if site in rows}
-        shown = "".join(f" ({status})" for status in ("left", "not handled") if status in states)
-        table.add(site or "(root)", layers[site] + shown, *cells)
-    return table
-
-
-def _columns(name: str, number: int, models: int) -> list[Column]:
-    if models == 1:
-        return [Column("above", right=True), Column("folded", right=True)]
-    return [Column(f"{name}: {what}", right=True, short=f"({number}) {what}") for what in ("above", "folded")]
-
-
-def _cell(row: dict[str, Any] | None, key: str) -> str:
-    if row is None:
-        return "-"
-    share = row[key]
-    return f"{share:.4f}" if share >= 5e-5 or share == 0 else f"{share:.0e}"

@@ -12,7 +12,7 @@ import torch
 from timm_asap._timm import build_on_meta
 from timm_asap.conversion import conversion_of
 
-FILE = Path(__file__).with_name("data") / "twin_fingerprints.json"
+FILE = Path(__file__).parents[1] / "goldens" / "twin_fingerprints.json"
 
 
 def _digest(lines):
