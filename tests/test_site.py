@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_project import PUBLIC
 
 import timm_asap
+from tests.test_project import PUBLIC
 
 pytest.importorskip("mkdocs", reason="the docs extra installs it")
 pytest.importorskip("mkdocstrings", reason="the docs extra installs it")

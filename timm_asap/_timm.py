@@ -26,6 +26,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from timm_asap._types import pretrained_cfg_of, undeclared
 from timm_asap.errors import UserError
 
 try:
@@ -98,7 +99,7 @@ def record_arguments(model: nn.Module, **kwargs: Any) -> None:
     """
     if not NOTES_ARGUMENTS:
         noted = {key: value for key, value in kwargs.items() if value is not None and not key.startswith(_NOT_NOTED)}
-        model._model_args = {**getattr(model, "_model_args", {}), **noted}
+        undeclared(model)._model_args = {**getattr(model, "_model_args", {}), **noted}
 
 
 def save_for_hf(
@@ -125,9 +126,10 @@ def save_for_hf(
         raise UserError(fault)
     config = dict(model_config or {})
     if _SAVES_PIXELS:
-        _hub.save_for_hf(model, str(folder), model_config=config, safe_serialization=True, data_config=data_config)
+        pixels = None if data_config is None else dict(data_config)
+        _hub.save_for_hf(model, str(folder), model_config=config, safe_serialization=True, data_config=pixels)
         return
-    own = {key: deepcopy(value) for key, value in model.pretrained_cfg.items() if key not in ("state_dict", "file")}
+    own = {key: deepcopy(value) for key, value in pretrained_cfg_of(model).items() if key not in ("state_dict", "file")}
     own = {key: value for key, value in own.items() if value is not None and key not in ("source", "url")}
     arguments = {key: value for key, value in getattr(model, "_model_args", {}).items() if key not in _NOT_SAVED}
     channels = getattr(model, "in_chans", arguments.get("in_chans", own["input_size"][0]))

@@ -209,9 +209,9 @@ def _serve(words: list[str]) -> int:
 @contextlib.contextmanager
 def _workspace(folder: Path) -> Iterator[None]:
     """A user's folder with small data sets, and a Hub of its own; both are gone afterwards."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path.insert(0, str(ROOT))
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-    from hub_server import HubServer
+    from tests.support.hub_server import HubServer
 
     hub = HubServer()
     os.environ.update(

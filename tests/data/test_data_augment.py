@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_data_loader import Rows, by_sample, one_pass
 
+from tests.data.test_data_loader import Rows, by_sample, one_pass
 from timm_asap.data import AugmentConfig, LazySplit, TensorSplit, build_loader, set_epoch
 from timm_asap.data.config import PixelConfig
 from timm_asap.data.small_images import draw_boxes, draw_noise, erase

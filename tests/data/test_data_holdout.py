@@ -5,8 +5,8 @@ from dataclasses import replace
 import datasets
 import pytest
 import torch
-from test_data_huggingface import parquet_folder, table
 
+from tests.data.test_data_huggingface import parquet_folder, table
 from timm_asap.data import LazySplit, load_dataset
 from timm_asap.data.split_choice import hold_out, hold_out_validation
 from timm_asap.data.splits import TensorSplit, channel_statistics, large_dataset, small_dataset

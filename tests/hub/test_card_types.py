@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from test_hub_answers import spoilings
 
+from tests.hub.test_hub_answers import spoilings
 from tests.support.card_runs import train_run
 from timm_asap.errors import UserError
 from timm_asap.evaluation.record_schema import record_problem

@@ -6,9 +6,9 @@ import signal
 import datasets
 import pytest
 from PIL import Image
-from test_train_survival import assert_same_end, check_killed_run, newest_state, signal_at_batch
 
 from tests.support.tiny_run import main, tiny_flags
+from tests.training.test_train_survival import assert_same_end, check_killed_run, newest_state, signal_at_batch
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,13 @@ _PACKAGES = ("torch", "timm", "huggingface_hub", "safetensors", "datasets", "pil
 
 def main() -> int:
     """Run the trials and print the count; 1 where one failed."""
-    sys.path[:0] = [str(_TESTS), str(_TESTS.parent)]
+    sys.path.insert(0, str(_TESTS.parent))
     os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-    import conftest  # the Hub on 127.0.0.1, before anything imports the Hub's client
     import torch
-    from trials import runs, strangers
-    from trials.count import table
+
+    from tests import conftest  # the Hub on 127.0.0.1, before anything imports the Hub's client
+    from tests.trials import runs, strangers
+    from tests.trials.count import table
 
     kinds = (*runs.KINDS, *strangers.KINDS)
     parser = argparse.ArgumentParser(prog="python -m tests.trials", description=__doc__.splitlines()[0])

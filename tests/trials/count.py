@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trials.children import Done
+from tests.trials.children import Done
 
 
 @dataclass

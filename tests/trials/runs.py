@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sklearn.model_selection  # noqa: F401
-from trials.children import Done, as_nobody, die_at, limit_files, run, start
-from trials.count import Count
 
 # what a first command would import: every child has it from here
 import timm_asap.commands.card
@@ -32,6 +30,8 @@ import timm_asap.hub
 from tests.support.tiny_evaluation import write_model
 from tests.support.tiny_run import main as train
 from tests.support.tiny_run import tiny_flags, write_images
+from tests.trials.children import Done, as_nobody, die_at, limit_files, run, start
+from tests.trials.count import Count
 from timm_asap.cli import main as timm_asap
 from timm_asap.training.run_folder import RunFolder
 

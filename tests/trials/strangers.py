@@ -14,25 +14,25 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import test_hub_answers as answers
-import test_model_config as configs
 import timm
-import timm_asap.hub.publish
 import torch
 from PIL import Image
-from test_data_images import MALFORMED, TURNED, encoded, exif_block, noise
-from test_hub_waiting import ROUTES as SILENT_ROUTES
 from timm.models import save_for_hf
-from trials.children import Done, run
-from trials.count import Count
-from trials.runs import Trials
 
 import timm_asap.demo.predictions
 import timm_asap.hub.bundle
+import timm_asap.hub.publishing
 import timm_asap.zoo.hub_client
+from tests.data.test_data_images import MALFORMED, TURNED, encoded, exif_block, noise
+from tests.hub import test_hub_answers as answers
 from tests.support.hub_server import HubServer
 from tests.support.publishable_run import publishable_run
 from tests.support.tiny_run import main as train
+from tests.trials.children import Done, run
+from tests.trials.count import Count
+from tests.trials.runs import Trials
+from tests.zoo import test_model_config as configs
+from tests.zoo.test_hub_waiting import ROUTES as SILENT_ROUTES
 from timm_asap.cli import main as timm_asap_program
 from timm_asap.data.images import FORMATS
 from timm_asap.errors import UserError

@@ -247,6 +247,7 @@ def build_test_loader(
         pixels: Do not normalise, whatever the run does.
     """
     processes = 1 if accelerator is None else accelerator.num_processes
+    shares: dict[str, Any] = {} if accelerator is None else _share(accelerator)
     streams = isinstance(split, StreamSplit)
     loader = build_loader(
         split,
@@ -256,7 +257,7 @@ def build_test_loader(
         pixels=plan.pixels.without_normalization() if pixels else _network_pixels(plan),
         seed=plan.config.seed,
         num_workers=plan.config.num_workers,
-        **({} if accelerator is None else _share(accelerator)),
+        **shares,
     )
     return loader if streams or accelerator is None else accelerator.prepare(loader)
 

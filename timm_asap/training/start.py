@@ -92,7 +92,7 @@ def _settle_threads(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> 
         return None
     if machine.cores() == 1:
         return None
-    step = machine.training_step(plan.model, plan.train_size or plan.input_size)
+    step = machine.training_step(plan.model, plan.train_size or plan.pixels.size)
     return str(machine.choose_threads(step, plan.config.batch_size))
 
 

@@ -29,7 +29,7 @@ from timm.models import (
 from torch import nn
 
 from timm_asap._timm import NOTES_ARGUMENTS, DefaultCfg, PretrainedCfg, record_arguments, resolve_pretrained_cfg
-from timm_asap._types import BoundaryName, LayoutName, StemChoice, WindowName, undeclared
+from timm_asap._types import BoundaryName, LayoutName, StemChoice, WindowName, pretrained_cfg_of, undeclared
 from timm_asap.conversion.convert import as_layout, check_stem, convert
 from timm_asap.ops.spectral import as_boundary, as_window
 from timm_asap.zoo.families import FAMILIES
@@ -178,7 +178,7 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
         record_arguments(model, **kwargs)
         if not NOTES_ARGUMENTS and options != AsapOptions():
             notes = [note for note in cfg.get("notes") or () if not note.startswith(_OPTIONS_NOTE)]
-            model.pretrained_cfg["notes"] = (*notes, f"{_OPTIONS_NOTE}{json.dumps(asdict(options))}")
+            pretrained_cfg_of(model)["notes"] = (*notes, f"{_OPTIONS_NOTE}{json.dumps(asdict(options))}")
         undeclared(model)._model_args = {**getattr(model, "_model_args", {}), **asdict(options)}
         return model
 

@@ -177,6 +177,7 @@ def licenses(twin: str) -> list[TagLicense]:
     for name, cfg in get_arch_pretrained_cfgs(twin).items():
         if cfg.has_weights:
             source = "timm_asap" if is_shipped(name) else cfg.hf_hub_id or cfg.url or None
+            source = source if isinstance(source, str) else None
             stated = cfg.license if cfg.license not in (None, "", "unknown", "other") else None
             found.append(TagLicense(name, stated, source, cfg.origin_url))
     return found

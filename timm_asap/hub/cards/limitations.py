@@ -44,7 +44,7 @@ def limits(records: RunRecords, repo: str | None = None) -> list[str]:
         records: Of the run.
         repo: Repository on the Hub that a reader has the model from; None for the run folder.
     """
-    size = " x ".join(map(str, records.model.input_size))
+    size = " x ".join(map(str, records.model.pixels.size))
     found = [
         f"It knows the {records.data['classes']:,} classes of {records.data_name}, and was tried on images prepared "
         f"as {size} (channels, height, width): other data, sizes and cameras are untried."

@@ -198,7 +198,7 @@ class RunRecords:
     def has_small_images(self) -> bool:
         """Whether the images are small and keep their size; older records say so by what the network takes alone."""
         small = self.data.get("small")
-        return max(self.model.input_size[1:]) <= SMALL_SIDE_PX if small is None else bool(small)
+        return max(self.model.pixels.size[1:]) <= SMALL_SIDE_PX if small is None else bool(small)
 
     @property
     def figure(self) -> str | None:
