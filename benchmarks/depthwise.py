@@ -28,7 +28,7 @@ from timm_asap.conversion import filtering
 from timm_asap.ops import resample
 from timm_asap.ops.spectral import lowpass_matrix
 
-#: (channels, size, kernel size): the two large sites of EfficientNet-B0.
+#: (channels, size, kernel size): the two large layers of EfficientNet-B0.
 SITES = ((96, 112, 3), (144, 56, 5))
 
 
@@ -42,7 +42,7 @@ def both_axes(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> tor
 
 
 class Forms:
-    """Every form of one site, as functions of its input; the kernel is odd and the size even."""
+    """Every form of one layer, as functions of its input; the kernel is odd and the size even."""
 
     def __init__(self, channels: int, size: int, kernel: int, memory_format: torch.memory_format) -> None:
         self.plain = nn.Conv2d(channels, channels, kernel, 2, kernel // 2, groups=channels, bias=False)

@@ -23,7 +23,13 @@ from benchmarks import common
 from timm_asap.adversarial import AttackSpec, PixelModel
 from timm_asap.evaluation.aliasing import measure_batch
 from timm_asap.evaluation.corruptions import CORRUPTIONS
-from timm_asap.evaluation.measurements import AttackCell, Cell, CleanCell, CorruptionCell, ShiftCell
+from timm_asap.evaluation.measurements import (
+    AttackMeasurement,
+    Cell,
+    CleanMeasurement,
+    CorruptionMeasurement,
+    ShiftMeasurement,
+)
 from timm_asap.evaluation.models import Batch
 from timm_asap.evaluation.shift import ShiftSpec
 
@@ -47,10 +53,10 @@ def cells() -> list[Cell]:
     """The default measures of `timm-asap evaluate`, one severity of each corruption and one distance of each shift."""
     attacks = [AttackSpec("fgsm", 1 / 255, "linf"), AttackSpec("pgd", 1 / 255, "linf"), AttackSpec("pgd", 0.25, "l2")]
     return [
-        CleanCell(),
-        *(CorruptionCell(name, 3, "cifar", 0) for name in CORRUPTIONS),
-        *(AttackCell(spec) for spec in attacks),
-        *(ShiftCell(ShiftSpec(kind, 1.0)) for kind in ("circular", "crop")),
+        CleanMeasurement(),
+        *(CorruptionMeasurement(name, 3, "cifar", 0) for name in CORRUPTIONS),
+        *(AttackMeasurement(spec) for spec in attacks),
+        *(ShiftMeasurement(ShiftSpec(kind, 1.0)) for kind in ("circular", "crop")),
     ]
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.networks [--device cuda] [--dtype bfloat16] [--compile] [--batch-size 128] [--network resnet50]
 
-Besides the plain network and its twin: `blur`, BlurPool's binomial filter at the same sites as the twin's operators;
+Besides the plain network and its twin: `blur`, BlurPool's binomial filter at the same layers as the twin's operators;
 and `released`, the released FFT pooling where the paper's layout puts it, before strided convolutions, which run at
 stride 1, and in place of max-pools. On a CPU the measure is the time of the process on one thread, which other programs
 on the machine disturb less than the clock on the wall.

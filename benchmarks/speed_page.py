@@ -79,7 +79,7 @@ def _questions(record: Record) -> str:
     parts = [
         "\n## Which twin for a phone?\n",
         environment_line(record),
-        "\nInference, as a multiple of the plain network's time; *blur* is BlurPool's filter at the same sites, "
+        "\nInference, as a multiple of the plain network's time; *blur* is BlurPool's filter at the same layers, "
         "*released* the authors' FFT pooling in the paper's layout.\n",
         _inference(networks, phone),
         "\n## Which for a server?\n",
@@ -244,7 +244,7 @@ def _plot_scale(record: Record) -> Path:
     ):
         times = [rows[name]["median_ms"] for rows in record["operator"].values()]
         left.plot(sizes, times, marker="o", markersize=4, label=label)
-    left.axvline(resample._LARGE_AXIS, color="grey", linestyle=":", linewidth=1)
+    left.axvline(resample._LARGE_AXIS, color="gray", linestyle=":", linewidth=1)
     left.set_title(f"The operator on {record['channels']} maps", fontsize=10)
     for (name, rows), color in zip(record["networks"].items(), ("C0", "C1", "C2"), strict=False):
         sizes_here = [int(size) for size in rows]
@@ -285,7 +285,7 @@ def _plot_multiply_adds(record: Record) -> Path:
     if counted:
         axes.scatter(*zip(*counted, strict=True), s=22, color="C0", label="of these measured, multiply-adds")
         axes.scatter(*zip(*measured, strict=True), s=30, color="C1", marker="x", label="time, inference, channels_last")
-    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.axhline(1, color="gray", linewidth=0.8)
     axes.text(0.8, 0.82, "\n".join(key), transform=axes.transAxes, fontsize=8, va="top")
     axes.set(xscale="log", yscale="log", xlabel="billions of multiply-adds, plain", ylabel="twin / plain")
     ticks = [1, 1.1, 1.25, 1.5, 2, 3, 5]

@@ -70,8 +70,8 @@ assert timm_asap.convert(plain, example=torch.zeros(1, 3, 64, 64)).complete
 trained = timm.create_model("resnet20_lowres.fashion_mnist", pretrained=True).eval()
 timm_asap.heal(trained, torch.rand(24, 1, 32, 32))
 assert timm_asap.load("resnet20_lowres_asap.fashion_mnist").num_classes == 10
-sites = timm_asap.evaluation.aliasing.measure_aliasing(trained, [torch.rand(2, 1, 32, 32)])
-assert sites
+layers = timm_asap.evaluation.aliasing.measure_aliasing(trained, [torch.rand(2, 1, 32, 32)])
+assert layers
 corrupt(torch.rand(2, 3, 32, 32), "fog", 1, table="cifar")
 try:
     hub.export_onnx(trained, "model.onnx")

@@ -39,7 +39,7 @@ def unpacked_sdist(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory, unpacked_sdist):
-    """The folder that stands for site-packages, far from the checkout."""
+    """The folder that stands for layer-packages, far from the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     with zipfile.ZipFile(build("wheel", unpacked_sdist, folder)) as wheel:
         wheel.extractall(folder / "site-packages")

@@ -33,12 +33,12 @@ PUBLIC = {
         twin_names""",
     "timm_asap.spectral": "Boundary Window lowpass_matrix pool_matrix upsample_matrix window_weights",
     "timm_asap.reference": "ReleasedPool2d released_pool2d",
-    "timm_asap.healing": """Fidelity HealReport HealStage RefitSite batchnorm_layers heal measure_fidelity
+    "timm_asap.healing": """Fidelity HealReport HealStage RefitLayer batchnorm_layers heal measure_fidelity
         plain_copy""",
     "timm_asap.evaluation": """CORRUPTIONS EXTRA_CORRUPTIONS EvaluateConfig Record compare corrupt evaluate
         read_record""",
-    "timm_asap.evaluation.aliasing": """MapAliasing SamplingSite SiteAliasing aliasing_table map_aliasing
-        measure_aliasing measure_batch merge_aliasing sampling_sites""",
+    "timm_asap.evaluation.aliasing": """MapAliasing SampledLayer LayerAliasing aliasing_table map_aliasing
+        measure_aliasing measure_batch merge_aliasing sampled_layers""",
     "timm_asap.training": "TrainConfig TrainResult describe make_plan parse resume_command train",
     "timm_asap.hub": "Published check_card export_onnx load publish write_card",
 }
@@ -138,7 +138,7 @@ def without_code(text):
 
 
 def anchors_of(page):
-    """Of its headings, as the repository's host and the site make them, and of its own HTML."""
+    """Of its headings, as the repository's host and the layer make them, and of its own HTML."""
     text = page.read_text(encoding="utf-8")
     headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

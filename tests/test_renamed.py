@@ -1,5 +1,6 @@
 """Names of older versions go on working, and say what they are called now."""
 
+import importlib
 import inspect
 import pickle
 
@@ -73,3 +74,17 @@ def test_a_loader_by_the_fields_of_its_pixels():
     assert next(iter(old))[0].equal(next(iter(new))[0])
     with pytest.raises(TypeError, match="unexpected keyword argument 'maen'"):
         data.build_loader(digits.test, digits, 8, training=False, maen=(0.0,))
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("timm_asap.evaluation.aliasing", "SiteAliasing", "LayerAliasing"),
+        ("timm_asap.evaluation.aliasing", "sampling_sites", "sampled_layers"),
+        ("timm_asap.healing", "RefitSite", "RefitLayer"),
+    ],
+)
+def test_older_names_of_reports_on_layers(module, old, new):
+    found = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=f"{module}.{old} is called {new} now"):
+        assert getattr(found, old) is getattr(found, new)

@@ -40,6 +40,7 @@ _NOW = {
     "data.split_choice": "data.holdout",
     "data.splits": "data.unreadable",
     "data.stream_records": "data.stream_images",
+    "data.unlabeled": "data.unlabelled",
     "adversarial": "evaluation.attacks",
     "adversarial.attacks": "adversarial.model adversarial.modes",
     "adversarial.autoattack": "evaluation.attacks.autoattack evaluation.attacks.run",

@@ -22,8 +22,8 @@ T = TypeVar("T")
 #: Pixels per inch of every PNG: type of 9 points is 12 pixels high.
 DPI = 100
 
-# Okabe and Ito's palette, told apart by colour-blind readers too (jfly.uni-koeln.de/color); markers and line styles
-# repeat what the colours say.
+# Okabe and Ito's palette, told apart by color-blind readers too (jfly.uni-koeln.de/color); markers and line styles
+# repeat what the colors say.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
 _LINES = ("-", "--", "-.", ":")

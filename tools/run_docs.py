@@ -235,7 +235,7 @@ def _workspace(folder: Path) -> Iterator[None]:
 
 
 def _write_fashion_mnist(folder: Path) -> None:
-    """As many files as the real one, with noise of ten grey levels in the place of clothes."""
+    """As many files as the real one, with noise of ten gray levels in the place of clothes."""
     import gzip
     import struct
 

@@ -129,7 +129,7 @@ def twin_of(plain: nn.Module, architecture: str) -> nn.Module:
 
 
 def _adapt_crops(bed: TestBed, pictures: dict[str, Path]) -> torch.Tensor:
-    """Crops of the pictures that are not for testing, normalised."""
+    """Crops of the pictures that are not for testing, normalized."""
     adapt, _ = divide(pictures)
     cut = cut_crops({name: pictures[name] for name in adapt}, bed.size, -(-_HEAL_IMAGES // len(adapt)))
     pixels = cut.pixels[:_HEAL_IMAGES, :, 4:-4, 4:-4]

@@ -68,7 +68,7 @@ class TestBed:
         self.size = own["input_size"][-1]
         self.mean, self.std = (torch.tensor(own[name]).view(-1, 1, 1) for name in ("mean", "std"))
         self.crops = cut_crops(pictures, self.size, crops)
-        self.known = {name: _centre(path, self.size, own["crop_pct"]) for name, path in known.items()}
+        self.known = {name: _center(path, self.size, own["crop_pct"]) for name, path in known.items()}
         self.plain = self.logits(plain, self.view())
 
     def view(self, down: int = 0, right: int = 0) -> torch.Tensor:
@@ -169,8 +169,8 @@ def cut_crops(pictures: dict[str, Path], size: int, count: int) -> Crops:
     return Crops(torch.stack(pixels), torch.tensor(numbers))
 
 
-def _centre(path: Path, size: int, crop_pct: float) -> torch.Tensor:
-    """A picture as timm prepares it for testing, in uint8: bicubic, then the centre crop."""
+def _center(path: Path, size: int, crop_pct: float) -> torch.Tensor:
+    """A picture as timm prepares it for testing, in uint8: bicubic, then the center crop."""
     with Image.open(path) as image:
         image = image.convert("RGB")
     scale = size / crop_pct / min(image.size)

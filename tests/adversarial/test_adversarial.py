@@ -54,7 +54,7 @@ def batch(net):
 
 
 class TestPixelModel:
-    def test_normalises_per_channel(self):
+    def test_normalizes_per_channel(self):
         model = PixelModel(nn.Flatten(), mean=[0.5, 0.25], std=[0.5, 0.125])
         images = torch.tensor([[[[1.0]], [[0.5]]]])
         assert model(images).tolist() == [[1.0, 2.0]]
@@ -323,7 +323,7 @@ class TestParseEps:
             parse_eps(text)
 
     def test_grey_levels_get_a_hint(self):
-        with pytest.raises(UserError, match="at most 1, got '8'; 8 of 255 grey levels is 8/255"):
+        with pytest.raises(UserError, match="at most 1, got '8'; 8 of 255 gray levels is 8/255"):
             parse_eps("8")
 
     def test_l2_may_be_larger_than_one(self):

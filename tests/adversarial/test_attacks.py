@@ -87,7 +87,7 @@ class TestSpec:
         [
             ({"name": "pdg"}, "unknown attack 'pdg'"),
             ({"eps": -1 / 255}, "from 0 up"),
-            ({"eps": 4}, "4 of 255 grey levels is 4/255"),
+            ({"eps": 4}, "4 of 255 gray levels is 4/255"),
             ({"norm": "l1"}, "unknown norm"),
             ({"steps": 0}, "steps of pgd: expected 1 or more"),
             ({"restarts": 0}, "restarts of pgd: expected 1 or more"),

@@ -209,7 +209,7 @@ def test_fractional_windows_are_the_plain_layers():
 
 
 class Standardized(nn.Conv2d):
-    """Weight standardisation as many write it: in `_conv_forward`."""
+    """Weight standardization as many write it: in `_conv_forward`."""
 
     def _conv_forward(self, input, weight, bias):
         weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / (weight.std((1, 2, 3), keepdim=True) + 1e-3)

@@ -8,7 +8,7 @@ from torch import nn
 import timm_asap
 from timm_asap.conversion.strided import AsapLayer
 
-# One of each way to fuse: branches, lists of branches, normalisations, blocks that build themselves anew.
+# One of each way to fuse: branches, lists of branches, normalizations, blocks that build themselves anew.
 FUSED = [
     "repvgg_a0",
     "mobileone_s0",
@@ -27,7 +27,7 @@ FUSED = [
 
 
 def with_statistics(model):
-    """Normalisation that is not the identity, so that fusing it wrongly shows."""
+    """Normalization that is not the identity, so that fusing it wrongly shows."""
     generator = torch.Generator().manual_seed(0)
     for layer in model.modules():
         if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):

@@ -25,16 +25,16 @@ PIXELS = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic", "c
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Twelve classes, each of a colour of its own, as train and test."""
+    """Twelve classes, each of a color of its own, as train and test."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    colours = rng.integers(20, 236, (12, 3))
+    colors = rng.integers(20, 236, (12, 3))
     for split, count in (("train", 10), ("test", 6)):
-        for name, colour in zip(NATURAL, colours, strict=True):
+        for name, color in zip(NATURAL, colors, strict=True):
             (root / split / name).mkdir(parents=True)
             for number in range(count):
                 noise = rng.integers(-12, 13, (32, 32, 3))
-                Image.fromarray((colour + noise).astype(np.uint8)).save(root / split / name / f"{number}.png")
+                Image.fromarray((color + noise).astype(np.uint8)).save(root / split / name / f"{number}.png")
     return root
 
 
@@ -48,11 +48,11 @@ def network(photos, tmp_path_factory):
     with torch.no_grad():
         pixels = (data.train.images.float() / 255 - 0.5) / 0.25
         features = model.forward_head(model.forward_features(pixels), pre_logits=True).double()
-        centred = features - features.mean(dim=0)
+        centered = features - features.mean(dim=0)
         targets = torch.nn.functional.one_hot(data.train.labels, 12).double() - 1 / 12
-        gram = centred.T @ centred
+        gram = centered.T @ centered
         gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram))
-        weight = 20 * torch.linalg.solve(gram, centred.T @ targets).T
+        weight = 20 * torch.linalg.solve(gram, centered.T @ targets).T
         model.get_classifier().weight.copy_(weight)
         model.get_classifier().bias.copy_(-weight @ features.mean(dim=0))
     folder = tmp_path_factory.mktemp("network") / "timm"

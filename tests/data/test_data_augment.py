@@ -191,12 +191,12 @@ def test_three_augment_greys_solarizes_or_blurs(large):
         augment=AugmentConfig(three_augment=True, color_jitter=0.0),
         pixels=PixelConfig(input_size=(3, 48, 48), mean=(0.0,) * 3, std=(1.0,) * 3),
     )
-    grey = 0
+    gray = 0
     for epoch in range(6):
         set_epoch(loader, epoch)
         images, _ = one_pass(loader)
-        grey += sum((image - image[:1]).abs().max().item() < 1e-6 for image in images)
-    assert 0.15 < grey / 36 < 0.55
+        gray += sum((image - image[:1]).abs().max().item() < 1e-6 for image in images)
+    assert 0.15 < gray / 36 < 0.55
     assert len(looks) == 6
 
 

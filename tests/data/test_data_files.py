@@ -226,10 +226,10 @@ def test_small_grey_images_keep_one_channel_and_get_a_frame(tmp_path, streaming)
 
 @pytest.mark.parametrize("streaming", [False, True])
 def test_every_mode_in_one_folder(tmp_path, streaming):
-    colour = Image.new("RGB", (40, 40), (200, 100, 50))
+    color = Image.new("RGB", (40, 40), (200, 100, 50))
     clear = Image.new("RGBA", (40, 40), (1, 2, 3, 0))
-    palette = colour.convert("P", palette=Image.Palette.ADAPTIVE)
-    data = load_dataset("imagefolder", png_folder(tmp_path, [colour, clear, palette]), streaming=streaming)
+    palette = color.convert("P", palette=Image.Palette.ADAPTIVE)
+    data = load_dataset("imagefolder", png_folder(tmp_path, [color, clear, palette]), streaming=streaming)
     images, _ = evaluated(data)
     expected = torch.tensor([200, 100, 50]) / 255
     for image, wanted in zip(images[:3], (expected, torch.ones(3), expected), strict=True):

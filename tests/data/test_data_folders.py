@@ -188,7 +188,7 @@ def test_kaggles_further_folders_are_counted_and_not_read(tmp_path):
     assert read.notes == ("not read: images outside the class folders, 3 (seg_pred/seg_pred/0.png)",)
 
 
-def test_an_unlabelled_test_folder_is_said_and_a_fifth_held_out(tmp_path):
+def test_an_unlabeled_test_folder_is_said_and_a_fifth_held_out(tmp_path):
     split_tree(tmp_path, "train")
     tree(tmp_path, "test", images=5)
     assert found(tmp_path) == (PAIR, {"train": [2, 2]})

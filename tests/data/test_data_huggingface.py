@@ -82,7 +82,7 @@ def test_grey_images_keep_one_channel_at_every_bit_depth(tmp_path):
     assert any(torch.equal(image[0], scaled) for image in data.train.images)
 
 
-def test_one_coloured_image_makes_all_rgb_and_alpha_shows_white(tmp_path):
+def test_one_colored_image_makes_all_rgb_and_alpha_shows_white(tmp_path):
     class_folders(tmp_path, size=(40, 40))
     clear = np.zeros((40, 40, 4), np.uint8)
     for number in range(5):

@@ -1,4 +1,4 @@
-"""Image files of every mode come out upright, at eight bits, grey or RGB."""
+"""Image files of every mode come out upright, at eight bits, gray or RGB."""
 
 import contextlib
 import io
@@ -51,23 +51,23 @@ def test_sixteen_bits_in_32_bit_integers_as_older_pillows_read_them():
 
 
 def test_grey_stays_grey():
-    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    image = decode(Image.fromarray(grey))
+    gray = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    image = decode(Image.fromarray(gray))
     assert image.mode == "L"
-    assert np.array_equal(np.asarray(image), grey)
-    assert decode(Image.fromarray(grey > 2)).mode == "L"
+    assert np.array_equal(np.asarray(image), gray)
+    assert decode(Image.fromarray(gray > 2)).mode == "L"
 
 
 def test_transparent_pixels_show_white():
     pixels = np.array([[[200, 0, 0, 0], [200, 0, 0, 255]]], dtype=np.uint8)
     assert np.asarray(decode(Image.fromarray(pixels))).tolist() == [[[255, 255, 255], [200, 0, 0]]]
-    grey = np.array([[[50, 0], [50, 255]]], dtype=np.uint8)
-    image = decode(Image.fromarray(grey))
+    gray = np.array([[[50, 0], [50, 255]]], dtype=np.uint8)
+    image = decode(Image.fromarray(gray))
     assert image.mode == "L"
     assert np.asarray(image).tolist() == [[255, 50]]
 
 
-def test_a_palette_gives_its_colours():
+def test_a_palette_gives_its_colors():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putpixel((1, 0), 1)

@@ -131,7 +131,7 @@ def test_impossible_ranges(options, message):
 # batches of small images
 
 
-def test_evaluation_gives_every_image_once_in_order_and_normalised(data):
+def test_evaluation_gives_every_image_once_in_order_and_normalized(data):
     images, labels = one_pass(build_loader(data.test, data, 8, training=False))
     assert labels.tolist() == list(range(COUNT))
     assert images.dtype == torch.float32
@@ -215,15 +215,15 @@ def test_other_input_sizes(data):
     torch.testing.assert_close(images.mean(dim=(2, 3)), expected, atol=5e-3, rtol=0)
 
 
-def test_grey_images_for_a_colour_network():
+def test_grey_images_for_a_color_network():
     split = TensorSplit(torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8), torch.arange(4))
-    data = small_dataset("grey", tuple("abcd"), split, split, test_name="test", source="noise")
+    data = small_dataset("gray", tuple("abcd"), split, split, test_name="test", source="noise")
     loader = build_loader(
         split, data, 4, training=False, pixels=PixelConfig(input_size=(3, 32, 32), mean=(0.0, 0.5, 0.0), std=(1, 1, 2))
     )
     images, _ = one_pass(loader)
-    grey = split.images[:, 0] / 255
-    assert torch.equal(images, torch.stack([grey, grey - 0.5, grey / 2], dim=1))
+    gray = split.images[:, 0] / 255
+    assert torch.equal(images, torch.stack([gray, gray - 0.5, gray / 2], dim=1))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_large_images_come_at_the_input_size(large):
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64
     assert labels.tolist() == list(range(6))
-    assert -3 < images.min() < -1 < 1 < images.max() < 3  # ImageNet's normalisation
+    assert -3 < images.min() < -1 < 1 < images.max() < 3  # ImageNet's normalization
 
 
 @pytest.mark.filterwarnings(FORK_WARNING)

@@ -102,7 +102,7 @@ def test_an_example_is_what_an_evaluation_would_show(small, large, digit, tmp_pa
 
 
 PICTURES = {
-    "grey": Image.new("L", (40, 50), 102),
+    "gray": Image.new("L", (40, 50), 102),
     "transparent": Image.new("RGBA", (90, 70), (255, 0, 0, 0)),
     "16-bit": Image.fromarray(np.full((80, 80), 26214, np.uint16)),
     "palette": Image.new("L", (64, 64), 102).convert("P"),
@@ -120,7 +120,7 @@ def test_pictures_of_every_kind(kind, size, small, large, tmp_path):
     pixels = read_pixels(tmp_path / "picture.png", pair)
     assert pixels.shape == (1, *pair.pixels.input_size)
     assert pixels.dtype == torch.float32
-    # transparent shows white; 102 of 255 and 26214 of 65535 are the same grey
+    # transparent shows white; 102 of 255 and 26214 of 65535 are the same gray
     level = 1.0 if kind == "transparent" else 0.4
     height, width = pair.pixels.input_size[1:]
     seen = pixels.max() if kind == "tiny" else pixels[0, 0, height // 2, width // 2]
@@ -237,7 +237,7 @@ def _new(folder):
     ("plain", "message"),
     [
         (("resnet20_lowres_asap", DIGITS), "is alias-free itself: expected a network with plain strides"),
-        (("resnet20_lowres", DIGITS[:9]), r"tells 10 classes \(0, 1, 2, ...\) apart, and --plain .* 9 classes"),
+        (("resnet20_lowres", DIGITS[:9]), r"has 10 classes \(0, 1, 2, ...\), and --plain .* 9 classes"),
         (("resnet20_lowres", DIGITS, (3, 32, 32)), "takes images of 1 x 32 x 32, and --plain .* of 3 x 32 x 32"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The aliasing measures on maps worked by hand, at the sites of small layers, and in networks and their twins."""
+"""The aliasing measures on maps worked by hand, at the layers of small layers, and in networks and their twins."""
 
 import math
 from functools import partial
@@ -21,7 +21,7 @@ from timm_asap.evaluation.aliasing import (
     measure_aliasing,
     measure_batch,
     merge_aliasing,
-    sampling_sites,
+    sampled_layers,
 )
 from timm_asap.evaluation.aliasing.energy import fixed_filter
 
@@ -66,7 +66,7 @@ def test_energies_add_up_by_hand():
 
 
 def test_what_folds_back_depends_on_where_it_is_sampled():
-    """The alternation of neighbours is 1 at every sample taken; moved by a quarter period it is 0 there."""
+    """The alternation of neighbors is 1 at every sample taken; moved by a quarter period it is 0 there."""
     seen, unseen = wave((8, 8), 0, 4), wave((8, 8), 0, 3) - wave((8, 8), 0, 1)
     assert map_aliasing(0.5 + seen, (2, 2)).folded.item() == pytest.approx(1 / 1.25)
     # cos 3 and -cos 1 coincide on every second sample but for their sign
@@ -128,7 +128,7 @@ def test_large_maps_are_taken_in_parts(monkeypatch):
 
 
 def the_site(layer, x):
-    """The only site of a layer, plain and converted (layout preserve), for one batch."""
+    """The only layer of a layer, plain and converted (layout preserve), for one batch."""
     layer = layer.eval()
     plain = measure_batch(layer, x)
     timm_asap.convert(layer, stem=True)
@@ -330,7 +330,7 @@ def test_merging_of_tokens_is_measured_on_their_grid():
     twin = timm.create_model("swin_tiny_patch4_window7_224_asap", img_size=64, window_size=4).eval()
     plain = timm.create_model("swin_tiny_patch4_window7_224", img_size=64, window_size=4).eval()
     names = ["patch_embed.proj", "layers.1.downsample", "layers.2.downsample", "layers.3.downsample"]
-    assert [site.name for site in sampling_sites(plain)] == [site.name for site in sampling_sites(twin)] == names
+    assert [site.name for site in sampled_layers(plain)] == [site.name for site in sampled_layers(twin)] == names
     images = torch.randn(2, 3, 64, 64)
     before, after = measure_aliasing(plain, [images]), measure_aliasing(twin, [images])
     assert [site.site for site in before] == [site.site for site in after] == names
@@ -340,4 +340,4 @@ def test_merging_of_tokens_is_measured_on_their_grid():
 
 def test_sites_without_a_map_are_left_out():
     with torch.device("meta"):
-        assert [site.name for site in sampling_sites(timm.create_model("hiera_tiny_224"))] == ["patch_embed.proj"]
+        assert [site.name for site in sampled_layers(timm.create_model("hiera_tiny_224"))] == ["patch_embed.proj"]

@@ -36,7 +36,7 @@ DETERMINISTIC = {
 
 
 def pictures(count, channels=3, height=32, width=32, seed=0):
-    """uint8 images with edges, gradients and colours."""
+    """uint8 images with edges, gradients and colors."""
     rng = torch.Generator().manual_seed(seed)
     coarse = torch.rand((count, channels, -(-height // 8), -(-width // 8)), generator=rng)
     smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
@@ -144,13 +144,13 @@ def test_grey_odd_and_oblong_images(name, channels, height, width, table):
 @pytest.mark.parametrize(
     "name", sorted(set(NAMES) - {"gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"})
 )
-def test_a_grey_image_is_the_luma_of_the_same_image_in_colours(name):
-    grey = pictures(2, channels=1)
-    one = corrupt(grey, name, 4, "cifar").double()
-    three = corrupt(grey.expand(-1, 3, -1, -1), name, 4, "cifar").double()
+def test_a_grey_image_is_the_luma_of_the_same_image_in_colors(name):
+    gray = pictures(2, channels=1)
+    one = corrupt(gray, name, 4, "cifar").double()
+    three = corrupt(gray.expand(-1, 3, -1, -1), name, 4, "cifar").double()
     luma = (three * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    assert (one - luma).abs().mean() < 0.6  # each colour was cut to whole levels by itself
-    if name != "frost":  # whose colours are clipped each by itself
+    assert (one - luma).abs().mean() < 0.6  # each color was cut to whole levels by itself
+    if name != "frost":  # whose colors are clipped each by itself
         assert (one - luma).abs().max() < 2.5
 
 
@@ -224,7 +224,7 @@ def test_bad_requests_are_one_clear_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
-def test_rounding_of_an_undone_normalisation_is_accepted():
+def test_rounding_of_an_undone_normalization_is_accepted():
     images = torch.full((1, 3, 32, 32), 1 + 1e-6)
     assert torch.equal(corrupt(images, "contrast", 1), torch.ones_like(images))
 

@@ -94,7 +94,7 @@ def test_glass_without_moves_is_a_gaussian_twice():
 
 
 def test_plasma_fractal_by_hand():
-    # Two by two: the middle, the upper and the left edge, each the mean of its four neighbours plus 100^2 noise.
+    # Two by two: the middle, the upper and the left edge, each the mean of its four neighbors plus 100^2 noise.
     noise = torch.tensor([[0.5, 0.25, -1.0]])
     corner, middle = 0.0, 5000.0
     upper = (2 * corner + 2 * middle) / 4 + 2500
@@ -106,19 +106,17 @@ def test_plasma_fractal_by_hand():
 
 
 def test_brightness_and_saturation_by_hand():
-    colours = [[200, 100, 50], [0, 0, 0], [90, 90, 90], [255, 0, 0], [250, 10, 240]]
-    image = (
-        torch.tensor(colours, dtype=torch.uint8).T.reshape(1, 3, 5, 1).repeat_interleave(8, 2).expand(-1, -1, -1, 40)
-    )
+    colors = [[200, 100, 50], [0, 0, 0], [90, 90, 90], [255, 0, 0], [250, 10, 240]]
+    image = torch.tensor(colors, dtype=torch.uint8).T.reshape(1, 3, 5, 1).repeat_interleave(8, 2).expand(-1, -1, -1, 40)
 
     def result(name, severity):
         return corrupt(image, name, severity, "cifar")[0, :, ::8, 0].T.tolist()
 
-    # value + 0.2, which is 51 levels: 200 becomes 251, and the other colours in proportion
+    # value + 0.2, which is 51 levels: 200 becomes 251, and the other colors in proportion
     assert result("brightness", 4) == [[251, 125, 62], [51, 51, 51], [141, 141, 141], [255, 0, 0], [255, 10, 244]]
     # saturation times 0.3
     assert result("saturate", 1) == [[200, 170, 155], [0, 0, 0], [90, 90, 90], [255, 178, 178], [250, 178, 247]]
-    # saturation times 2 plus 0.1, at most 1; a grey pixel turns red by a tenth
+    # saturation times 2 plus 0.1, at most 1; a gray pixel turns red by a tenth
     assert result("saturate", 4)[2] == [90, 81, 81]
 
 
@@ -155,12 +153,12 @@ def test_edges_of_a_square():
     assert edges[10].sum() == 2
 
 
-def test_equalisation_by_hand():
+def test_equalization_by_hand():
     levels = torch.tensor([[10.0, 10, 20, 30]]).view(1, 1, 1, 4)
     # The lowest level goes to 0; of the two values above, half lie at 20 or below: 127.5, rounded to even.
-    assert weather.equalise(levels).flatten().tolist() == [0, 0, 128, 255]
+    assert weather.equalize(levels).flatten().tolist() == [0, 0, 128, 255]
     flat = torch.full((1, 1, 2, 2), 20.0)
-    assert torch.equal(weather.equalise(flat), flat)
+    assert torch.equal(weather.equalize(flat), flat)
 
 
 def test_elastic_with_nothing_to_move_is_the_identity():
@@ -173,8 +171,8 @@ def test_elastic_moves_the_three_points_where_they_are_sent():
     height = width = 48
     moves = torch.tensor([[[2.0, 1.0], [0.0, -3.0], [1.5, 0.5]]]).double()
     matrix = digital._inverse_affine(moves, height, width)[0]
-    square, centre = 16, 24
+    square, center = 16, 24
     for (x, y), move in zip([(1, 1), (1, -1), (-1, -1)], moves[0], strict=True):
-        corner = torch.tensor([centre + square * x, centre + square * y]).double()
+        corner = torch.tensor([center + square * x, center + square * y]).double()
         position = torch.cat([corner + move, torch.ones(1).double()])
         torch.testing.assert_close(matrix @ position, corner)

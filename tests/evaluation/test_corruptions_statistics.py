@@ -136,7 +136,7 @@ def test_snow_falls_everywhere_alike_and_is_point_symmetric():
     assert max(quarters) < 1.1 * min(quarters)
 
 
-def test_drawn_frost_has_the_photographs_colours(monkeypatch):
+def test_drawn_frost_has_the_photographs_colors(monkeypatch):
     monkeypatch.setattr(weather, "photographs", lambda: None)
     ice = corrupt(torch.zeros((64, 3, 64, 64), dtype=torch.uint8), "frost", 1).double() / 0.4
     red, green, blue = ice.mean((0, 2, 3)).tolist()

@@ -13,7 +13,7 @@ from timm_asap.cli import main
 from timm_asap.data import load_dataset
 from timm_asap.evaluation import EvaluateConfig, corrupt
 from timm_asap.evaluation import evaluate as evaluate_config
-from timm_asap.evaluation.measurements import AttackCell, CorruptionCell
+from timm_asap.evaluation.measurements import AttackMeasurement, CorruptionMeasurement
 from timm_asap.evaluation.models import open_model
 from timm_asap.evaluation.shift import ShiftSpec, shift_consistency
 
@@ -144,7 +144,7 @@ def test_a_run_folder_gets_its_record_beside_the_model(tmp_path):
     assert [result["id"] for result in record_of(run)["results"]] == ["clean"]
 
 
-def interrupt_after(monkeypatch, calls, cell=AttackCell):
+def interrupt_after(monkeypatch, calls, cell=AttackMeasurement):
     """Ctrl-C in the middle of a later batch of that kind of measurement; returns how often each ran."""
     ran = []
     whole = cell.run
@@ -159,7 +159,9 @@ def interrupt_after(monkeypatch, calls, cell=AttackCell):
     return ran
 
 
-@pytest.mark.parametrize(("calls", "cell"), [(2, AttackCell), (5, AttackCell), (3, CorruptionCell)])
+@pytest.mark.parametrize(
+    ("calls", "cell"), [(2, AttackMeasurement), (5, AttackMeasurement), (3, CorruptionMeasurement)]
+)
 def test_an_interrupted_evaluation_goes_on(calls, cell, evaluated, model_folder, tmp_path, monkeypatch, capsys):
     flags = [model_folder, *QUICK, "--output", tmp_path / "e"]
     with monkeypatch.context() as patch:
@@ -179,8 +181,10 @@ def test_an_interrupted_evaluation_goes_on(calls, cell, evaluated, model_folder,
     ours, theirs = per_image(evaluated)[0], per_image(tmp_path / "e")[0]
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert not (tmp_path / "e" / "evaluation.partial.safetensors").exists()
-    batches = 8 if cell is AttackCell else 13  # two batches for each attack; three for each corruption, and a trial
-    trial = 0 if cell is AttackCell else 1
+    batches = (
+        8 if cell is AttackMeasurement else 13
+    )  # two batches for each attack; three for each corruption, and a trial
+    trial = 0 if cell is AttackMeasurement else 1
     assert len(ran) == batches - (calls - 1) + trial
 
 

@@ -14,7 +14,7 @@ SYNSETS = ("n01440764", "n01443537", "n01484850")
 
 
 def classify(folder, images, classes):
-    """The model's answers among some classes, for uint8 (N, H, W, 3) images."""
+    """The model's predictions among some classes, for uint8 (N, H, W, 3) images."""
     opened = open_model(str(folder))
     model = PixelModel(opened.network, opened.pixels.mean, opened.pixels.std).eval()
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
@@ -51,10 +51,10 @@ def nameless_model(tmp_path_factory):
     return folder
 
 
-def colourful(rng, shape):
-    """Noise around a colour of each image's own: a network with random weights tells them apart."""
-    colours = rng.integers(20, 236, (*shape[:-3], 1, 1, 3))
-    return (colours + rng.integers(-20, 20, shape)).astype(np.uint8)
+def colorful(rng, shape):
+    """Noise around a color of each image's own: a network with random weights tells them apart."""
+    colors = rng.integers(20, 236, (*shape[:-3], 1, 1, 3))
+    return (colors + rng.integers(-20, 20, shape)).astype(np.uint8)
 
 
 def right_of(folder, result_id):
@@ -68,7 +68,7 @@ def write_cifar10_c(folder, per_severity=12):
     np.save(folder / "labels.npy", labels.astype(np.uint8))
     images = {}
     for name in ("fog", "frost"):
-        images[name] = colourful(rng, (5 * per_severity, 32, 32, 3))
+        images[name] = colorful(rng, (5 * per_severity, 32, 32, 3))
         np.save(folder / f"{name}.npy", images[name])
     return images, labels
 
@@ -104,7 +104,7 @@ def write_class_folders(folder, names, per_class=8, side=64, seed=0):
     for name in names:
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
-            image = colourful(rng, (side, side, 3))
+            image = colorful(rng, (side, side, 3))
             Image.fromarray(image).save(folder / name / f"{number}.png")
             images.append(image)
     return np.stack(images)
@@ -158,7 +158,7 @@ def test_every_image_of_a_data_set_that_nobody_trained_on(imagenet_model, tmp_pa
 
 
 def test_large_images_are_cropped_as_the_model_says(imagenet_model, tmp_path):
-    """crop_pct 0.8: 80 pixels a side, of which the centre 64 are kept."""
+    """crop_pct 0.8: 80 pixels a side, of which the center 64 are kept."""
     names = [f"class {n}" for n in (3, 5)]
     images = write_class_folders(tmp_path / "set", names, side=80)
     words = ["--dataset", "class-folders", "--data-dir", tmp_path / "set", "--measures", "clean", "--no-plots"]

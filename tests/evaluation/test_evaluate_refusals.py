@@ -22,7 +22,7 @@ def refusal(capsys, *words):
     ("words", "told"),
     [
         (["--eps=-1/255"], "eps is a number or fraction from 0 up, such as 8/255, got '-1/255'"),
-        (["--eps", "8"], "eps in linf is on the [0, 1] pixel scale: expected at most 1, got '8'; 8 of 255 grey levels"),
+        (["--eps", "8"], "eps in linf is on the [0, 1] pixel scale: expected at most 1, got '8'; 8 of 255 gray levels"),
         (["--eps", "1/255", "1/255"], "--eps: expected each once"),
         (["--measures", "clean,fog"], "unknown measure 'fog': expected one of aliasing, attacks, clean"),
         (["--corruptions", "fogg"], "unknown corruption 'fogg': closest matches: fog"),

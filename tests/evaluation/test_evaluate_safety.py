@@ -12,7 +12,7 @@ from tests.support.tiny_evaluation import evaluate, record_of, write_model
 from timm_asap.cli import main
 from timm_asap.errors import UserError
 from timm_asap.evaluation import finish, read_record
-from timm_asap.evaluation.measurements import AttackCell, resolve_device
+from timm_asap.evaluation.measurements import AttackMeasurement, resolve_device
 
 WORDS = (
     *("--dataset", "digits", "--limit", "24", "--measures", "clean,attacks,aliasing", "--limit-aliasing", "4"),
@@ -46,7 +46,7 @@ def stopped(model, tmp_path_factory):
 
 def _signal_in_attack(patch, call, *signals):
     """Send signals to this process in the given call of the attack, counted from 1."""
-    calls, run = [], AttackCell.run
+    calls, run = [], AttackMeasurement.run
 
     def wrapper(self, model, batch):
         calls.append(1)
@@ -54,7 +54,7 @@ def _signal_in_attack(patch, call, *signals):
             signal.raise_signal(name)
         return run(self, model, batch)
 
-    patch.setattr(AttackCell, "run", wrapper)
+    patch.setattr(AttackMeasurement, "run", wrapper)
 
 
 def refusal(capsys, *words):
@@ -161,7 +161,7 @@ def test_a_full_disk_at_the_end_leaves_the_older_record_and_the_parts(whole, mod
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert sorted(os.listdir(folder)) == sorted([*before, "evaluation.partial.safetensors"])
     ran = []
-    monkeypatch.setattr(AttackCell, "run", lambda *args: ran.append(1))
+    monkeypatch.setattr(AttackMeasurement, "run", lambda *args: ran.append(1))
     assert evaluate(model, *WORDS, "--seed", "1", "--output", folder, "--resume") == 0
     assert ran == []
     assert sorted(os.listdir(folder)) == sorted(before)

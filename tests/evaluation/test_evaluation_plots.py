@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from timm_asap.evaluation.aliasing import map_aliasing
 from timm_asap.evaluation.plots import (
-    SheetCell,
+    SheetImage,
     draw_aliasing,
     draw_attacks,
     draw_contact_sheet,
@@ -196,12 +196,12 @@ def test_a_summary_is_a_bar_for_each_kind_of_measurement(two):
     ]
     widths = [bar.get_width() for bar in figure.axes[0].patches]
     assert widths[:3] == pytest.approx([90, 75, 75])  # means over the severities 1 to 5
-    assert labels[5:] == ["same answer, circular shift by 1 px", "same answer, crop shift by 1 px"]
+    assert labels[5:] == ["same prediction, circular shift by 1 px", "same prediction, crop shift by 1 px"]
     assert len(widths) == 2 * len(labels)
 
 
 def test_many_rows_of_a_contact_sheet_fit_a_screen():
-    cell = SheetCell(torch.zeros(1, 32, 32), "bag", True)
+    cell = SheetImage(torch.zeros(1, 32, 32), "bag", True)
     rows = [(f"corruption_{i}", [cell] * 5) for i in range(15)]
     figure = draw_contact_sheet(rows, [f"severity {i}" for i in range(1, 6)], clean=cell, title="title")
     width, height = figure.get_size_inches() * figure.dpi
@@ -227,7 +227,7 @@ def test_shift_and_aliasing(two):
     assert titles(spectra)[1].startswith("...")
 
 
-def test_models_are_told_apart_without_colours(two):
+def test_models_are_told_apart_without_colors(two):
     lines = draw_shift([*two, *(record(f"model_{i}") for i in range(3))]).axes[0].get_lines()
     assert len({line.get_marker() for line in lines}) == 5
 
@@ -238,13 +238,13 @@ def test_two_of_one_name_are_numbered():
 
 
 def test_contact_sheet():
-    grey, color = torch.zeros(1, 32, 32, dtype=torch.uint8), torch.ones(3, 32, 32)
+    gray, color = torch.zeros(1, 32, 32, dtype=torch.uint8), torch.ones(3, 32, 32)
     rows = [
-        ("gaussian_noise", [SheetCell(grey, "ankle boot", True), SheetCell(color, "a very long class name", False)]),
-        ("jpeg_compression", [SheetCell(color, "bag", False)]),
+        ("gaussian_noise", [SheetImage(gray, "ankle boot", True), SheetImage(color, "a very long class name", False)]),
+        ("jpeg_compression", [SheetImage(color, "bag", False)]),
     ]
     figure = draw_contact_sheet(
-        rows, ["severity 1", "severity 5"], clean=SheetCell(color, "bag", True), title="$model$"
+        rows, ["severity 1", "severity 5"], clean=SheetImage(color, "bag", True), title="$model$"
     )
     texts = texts_of(figure)
     assert not figure._suptitle.get_parse_math()  # a $ in a name is a $

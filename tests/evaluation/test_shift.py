@@ -35,7 +35,7 @@ def test_a_cosine_moves_by_its_phase(n, k, pixels, axis):
 
 
 @pytest.mark.parametrize(("pixels", "gain"), [(0.5, 0.0), (1.0, -1.0), (0.25, math.sqrt(0.5))])
-def test_the_alternation_of_neighbours_keeps_its_cosine(pixels, gain):
+def test_the_alternation_of_neighbors_keeps_its_cosine(pixels, gain):
     x = on_axis(wave(8, 4), 1)
     torch.testing.assert_close(shift_images(x, "circular", (0, pixels)), gain * x)
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import timm_asap
 from tests.support.tiny_run import write_images
 from timm_asap.cli import main
-from timm_asap.data.unlabelled import load_images
+from timm_asap.data.unlabeled import load_images
 from timm_asap.errors import UserError
 from timm_asap.healing.adapt import AdaptConfig, command, run_adaptation
 
@@ -23,7 +23,7 @@ CLASSES = 7
 
 
 def photograph(seed, size=(190, 170)):
-    """Smooth noise in colour."""
+    """Smooth noise in color."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (9, 11, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)

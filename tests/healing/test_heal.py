@@ -179,7 +179,7 @@ class TestImages:
             ({"a": 1}, TypeError, "got dict"),
             (["a"], TypeError, r"expected batches of tensors, or \(images, labels\), got str"),
             (images(4)[0], ValueError, r"expected batches of shape \(B, C, H, W\), got \(3, 16, 16\)"),
-            (torch.zeros(4, 3, 16, 16, dtype=torch.uint8), TypeError, "normalised for the model, got torch.uint8"),
+            (torch.zeros(4, 3, 16, 16, dtype=torch.uint8), TypeError, "normalized for the model, got torch.uint8"),
             ([], ValueError, "expected at least 3 different ones, got 0"),
             (images(1), ValueError, "expected at least 3 different ones, got 1;"),
             (images(1).expand(9, -1, -1, -1), ValueError, "expected at least 3 different ones"),

@@ -122,7 +122,7 @@ class TestCommand:
     def test_other_classes_are_refused(self, run, tmp_path, capsys):
         capsys.readouterr()
         assert main(["heal", str(run[0]), "--dataset", "digits", "--output", str(tmp_path / "out")]) == 2
-        assert f"tells {CLASSES} classes apart, and digits has 10" in capsys.readouterr().err
+        assert f"has {CLASSES} classes, and digits has 10" in capsys.readouterr().err
 
 
 def test_the_committed_table_is_made_of_the_committed_record():

@@ -1,4 +1,4 @@
-"""Healing's refit of convolutions against the gradient of what it minimises, and the plain copy of a layer."""
+"""Healing's refit of convolutions against the gradient of what it minimizes, and the plain copy of a layer."""
 
 import copy
 
@@ -117,7 +117,7 @@ class TestRefit:
         assert changed == {f"{site.name}.weight" for site in report.refitted}
 
     def test_goes_front_to_back_with_the_healed_network_before_each_site(self):
-        """The second site's solution is that for the input it gets from the refitted first one."""
+        """The second layer's solution is that for the input it gets from the refitted first one."""
         x = images(60).double()
         plain = trained_alike(network().double(), x)
         model = copy.deepcopy(plain)
@@ -132,7 +132,7 @@ class TestRefit:
             target = plain[:3](x)
             seen = model[:2](x)
         fitted = torch.arange(60) % 5 != 0
-        # Statistics that PyTorch normalised the batch by are biased, those that it keeps are not: by 1 in 3840.
+        # Statistics that PyTorch normalized the batch by are biased, those that it keeps are not: by 1 in 3840.
         before, after = (gradient(layer, seen[fitted], target[fitted]).norm() for layer in (unfitted, model[2]))
         assert after < 1e-2 * before
 

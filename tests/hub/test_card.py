@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_records(run):
     line = json.loads((run / "metrics.jsonl").read_text()) | {"images_per_s": 7654.3, "seconds": 90.0}
     (run / "metrics.jsonl").write_text((json.dumps(line) + "\n") * 2)
     text = card_of(run)
-    # Wilson's interval of 9 of 20, by the formula of Wilson (1927): centre 0.4580538, half width 0.2001889
+    # Wilson's interval of 9 of 20, by the formula of Wilson (1927): center 0.4580538, half width 0.2001889
     assert "| idx | test | end of training | 20 | 45.00 | [25.82, 65.79] | 1.2346 |" in section(text, "Results")
     assert ModelCard(text).data.eval_results[0].metric_value == 45.0
     training = section(text, "Training")

@@ -78,7 +78,7 @@ def test_a_mark_without_end(run):
         write_card(run)
 
 
-def test_a_licence_stays_until_another_is_given(run):
+def test_a_license_stays_until_another_is_given(run):
     assert "license: cc0-1.0\n" in write_card(run, "cc0-1.0").read_text()
     assert "license: cc0-1.0\n" in write_card(run).read_text()
     assert "license: mit\n" in write_card(run, "mit").read_text()

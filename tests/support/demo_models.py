@@ -30,7 +30,7 @@ def save_digits_twin(folder):
 
 @torch.no_grad()
 def _spread_answers(model, input_size):
-    """Normalise over blobs of noise, and centre and scale the scores: no class is everybody's answer."""
+    """Normalize over blobs of noise, and center and scale the scores: no class is everybody's answer."""
     coarse = torch.rand(64, input_size[0], *(max(1, n // 6) for n in input_size[1:]))
     images = F.interpolate(coarse, size=input_size[1:], mode="bilinear").sub(0.3).div(0.4)
     for layer in model.modules():

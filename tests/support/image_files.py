@@ -9,10 +9,10 @@ from PIL import Image
 
 
 def numbered_png(number, side=32, mode="RGB"):
-    """A PNG of one colour that encodes its number (up to 65535) in red and green."""
-    colour = (number // 256, number % 256, 7)
+    """A PNG of one color that encodes its number (up to 65535) in red and green."""
+    color = (number // 256, number % 256, 7)
     buffer = io.BytesIO()
-    image = Image.new("RGB", (side, side), colour)
+    image = Image.new("RGB", (side, side), color)
     image.convert(mode).save(buffer, format="PNG")
     return buffer.getvalue()
 

@@ -74,7 +74,7 @@ def published(table: str, side: int) -> dict[str, Any]:
 
 
 def image(side: int) -> np.ndarray:
-    """uint8 (H, W, 3): a photograph (NASA, public domain) with a patch of grey, one of black and one of white."""
+    """uint8 (H, W, 3): a photograph (NASA, public domain) with a patch of gray, one of black and one of white."""
     from skimage.data import astronaut
 
     small = np.array(Image.fromarray(astronaut()).resize((side, side), Image.Resampling.LANCZOS))

@@ -20,7 +20,7 @@ SIZES = [None, (64, 96), (97, 131), (127, 128)]
 
 def build(name, device="meta", **kwargs):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # meta tensors cannot be initialised, and some models say so
+        warnings.simplefilter("ignore")  # meta tensors cannot be initialized, and some models say so
         if device == "meta":
             return build_on_meta(lambda: timm.create_model(name, **kwargs)).to("meta")
         with torch.device(device):

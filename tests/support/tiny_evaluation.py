@@ -50,11 +50,11 @@ def fit_head(model):
     images, labels = train_digits()
     features = model.forward_head(model.forward_features(images), pre_logits=True)
     mean = features.mean(dim=0)
-    centred = (features - mean).double()
-    gram = centred.T @ centred
+    centered = (features - mean).double()
+    gram = centered.T @ centered
     gram += 1e-3 * gram.diagonal().mean() * torch.eye(len(gram))
     targets = torch.nn.functional.one_hot(labels, 10).double() - 0.1
-    weight = torch.linalg.solve(gram, centred.T @ targets).T
+    weight = torch.linalg.solve(gram, centered.T @ targets).T
     head = model.get_classifier()
     head.weight.copy_(20 * weight)
     head.bias.copy_(-20 * weight @ mean.double())

@@ -17,7 +17,7 @@ TRAIN_IMAGES, TEST_IMAGES, CLASSES = 64, 20, 4
 
 
 def write_images(folder, offset=0):
-    """Write an IDX data set: each class is noise around its own grey level, `offset` brighter than usual."""
+    """Write an IDX data set: each class is noise around its own gray level, `offset` brighter than usual."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for part, count in (("train", TRAIN_IMAGES), ("t10k", TEST_IMAGES)):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).parents[2] / "train.py"
 
-# no batch normalisation, whose statistics are each process's own, and no dropout
+# no batch normalization, whose statistics are each process's own, and no dropout
 CHANGES = {"model": "test_vit", "model_kwargs": "{}", "opt": "adamw", "lr": 1e-3, "epochs": 2}
 
 

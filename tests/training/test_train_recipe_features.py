@@ -11,7 +11,7 @@ from timm_asap.training import TrainConfig, epoch, parse, train
 from timm_asap.training.setup import build_optimizer, build_scheduler
 from timm_asap.training.start import start_run
 
-# no batch normalisation and no dropout: the same images give the same gradients however they are divided
+# no batch normalization and no dropout: the same images give the same gradients however they are divided
 STEADY = {"model": "test_vit", "model_kwargs": "{}", "opt": "adamw", "lr": 1e-3, "epochs": 2}
 
 
@@ -166,7 +166,7 @@ class TestTeacher:
 
 class TestAdversarial:
     @pytest.mark.parametrize("method", ["fgsm", "pgd", "trades", "free"])
-    def test_trains_watches_and_exports_a_network_of_normalised_images(self, method, data_dir, tmp_path):
+    def test_trains_watches_and_exports_a_network_of_normalized_images(self, method, data_dir, tmp_path):
         extra = {"attack_steps": 2} if method in ("pgd", "trades") else {}
         extra |= {"free_replays": 2} if method == "free" else {}
         records = run(data_dir, tmp_path / "run", **STEADY, adversarial=method, eps="8/255", **extra, watch_images=12)

@@ -36,7 +36,7 @@ def data_dir(tmp_path_factory):
         ({"mixup": 0.2, "adversarial": "fgsm", "eps": "8/255"}, "--mixup and --cutmix blend labels, --adversarial"),
         ({"random_erasing": 0.2, "adversarial": "fgsm", "eps": "8/255"}, "--random-erasing leaves the pixel range"),
         ({"adversarial": "fgsm"}, "--adversarial needs --eps, such as 8/255"),
-        ({"adversarial": "fgsm", "eps": "8"}, "8 of 255 grey levels is 8/255"),
+        ({"adversarial": "fgsm", "eps": "8"}, "8 of 255 gray levels is 8/255"),
         ({"adversarial": "fgsm", "eps": "-1/255"}, "eps is a number or fraction from 0 up"),
         ({"adversarial": "fgsm", "eps": "8/255", "attack_steps": 3}, "fgsm has no steps to set, got 3"),
         ({"adversarial": "deepfool", "eps": "8/255"}, "unknown adversarial training 'deepfool'"),

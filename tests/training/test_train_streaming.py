@@ -13,7 +13,7 @@ from tests.training.test_train_survival import assert_same_end, check_killed_run
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """Parquet files of 48 training and 10 test images, each class a grey level."""
+    """Parquet files of 48 training and 10 test images, each class a gray level."""
     folder = tmp_path_factory.mktemp("stream")
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["dark", "bright"])})
     for split, files, rows in (("train", 3, 16), ("test", 1, 10)):

@@ -1,6 +1,6 @@
 """Twins take the plain networks' pretrained weights from the Hub, and go there and back themselves.
 
-The Hub is the local one; it serves stand-ins for upstream's repositories: the state of a randomly initialised network.
+The Hub is the local one; it serves stand-ins for upstream's repositories: the state of a randomly initialized network.
 """
 
 import json

@@ -103,7 +103,7 @@ def test_the_recorded_accuracy_is_that_of_the_real_data(name):
     loader = build_loader(dataset.test, dataset, 250, training=False)
     right = 0
     for images, labels in loader:
-        # the loader normalises by the data set's own statistics
+        # the loader normalizes by the data set's own statistics
         pixels = images * torch.tensor(dataset.std).view(-1, 1, 1) + torch.tensor(dataset.mean).view(-1, 1, 1)
         right += (answers(opened.network, pixels * 255) == labels).sum().item()
     assert right / 100 == pytest.approx(100 * RECORDS[name].clean.mean(), abs=0.02)

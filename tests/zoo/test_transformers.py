@@ -107,7 +107,7 @@ def test_the_pipeline_takes_grey_networks(hub, tmp_path, mode):
     transform = create_transform(**resolve_model_data_config(load(f"hf-hub:{REPO}")), is_training=False)
     with torch.no_grad():
         expected = model(transform(picture("L"))[None]).softmax(-1)[0]
-    # Pillow rounds grey to whole levels, the network does not
+    # Pillow rounds gray to whole levels, the network does not
     assert {a["label"]: pytest.approx(a["score"], abs=1e-3) for a in answers} == dict(
         zip(LABELS, expected.tolist(), strict=True)
     )

@@ -1,6 +1,6 @@
 """Adversarial images: the balls they stay in, the attacks that find them, and the losses that train on them.
 
-Images are pixels in [0, 1] throughout, and so is eps: `PixelModel` normalises inside the attacked model. An evaluation
+Images are pixels in [0, 1] throughout, and so is eps: `PixelModel` normalizes inside the attacked model. An evaluation
 names each of its attacks by an `AttackSpec`, and `masking_warnings` says when a result is not to be trusted.
 """
 

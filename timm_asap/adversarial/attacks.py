@@ -244,17 +244,17 @@ def _check(eps: float, norm: str, steps: int, step_size: float) -> None:
 
 
 class PixelModel(nn.Module):
-    """A classifier of pixels in [0, 1]: normalises, then calls the model.
+    """A classifier of pixels in [0, 1]: normalizes, then calls the model.
 
     Its state dict is the model's under the prefix `model.`; mean and std are not part of it.
 
     Args:
-        model: A network that takes normalised images.
+        model: A network that takes normalized images.
         mean: Mean per channel on the [0, 1] scale, one number per channel or one for all.
         std: Standard deviation per channel, likewise.
 
     Shape:
-        (B, C, H, W) -> (B, classes). Normalisation runs in float32 and the network in the dtype of its first
+        (B, C, H, W) -> (B, classes). Normalization runs in float32 and the network in the dtype of its first
         parameter; float32 logits come back, whatever dtype the network computes in.
 
     Examples:
@@ -290,11 +290,11 @@ class PixelModel(nn.Module):
         return logits if more else logits[0]
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        normalised = (images - self.mean.float()) / self.std.float()
+        normalized = (images - self.mean.float()) / self.std.float()
         parameter = next(self.model.parameters(), None)
         if parameter is not None and parameter.is_floating_point():
-            normalised = normalised.to(parameter.dtype)
-        return self.model(normalised).float()
+            normalized = normalized.to(parameter.dtype)
+        return self.model(normalized).float()
 
 
 def _per_channel(values: Sequence[float]) -> torch.Tensor:

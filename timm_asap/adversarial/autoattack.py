@@ -28,7 +28,10 @@ _TARGETS = 9
 # What pyautoattack's checks find, by a part of their message: the rest of it has counts, which differ from batch to
 # batch, and a page that is not in the package. Its check of the number of classes is not among them: see _autoattack.
 _WARNINGS = (
-    ("randomized defense", "the model's answers change from call to call: AutoAttack's standard version is too weak"),
+    (
+        "randomized defense",
+        "the model's predictions change from call to call: AutoAttack's standard version is too weak",
+    ),
     ("probability distribution", "the model returns probabilities where attacks need logits"),
     ("zero gradient", "the gradient of some images is zero: attacks that follow it may fail"),
     ("dynamic defense", "the model takes gradients itself to answer: AutoAttack may be too weak"),
@@ -184,7 +187,7 @@ def run_attack(
         raise UserError(f"expected float images (B, C, H, W), got {images.dtype} {tuple(images.shape)}")
     if len(images) and not (images.min() >= 0 and images.max() <= 1):
         low, high = images.min().item(), images.max().item()
-        raise UserError(f"an attack needs pixels in [0, 1], got {low:g} to {high:g}: normalise inside PixelModel")
+        raise UserError(f"an attack needs pixels in [0, 1], got {low:g} to {high:g}: normalize inside PixelModel")
     indices = torch.arange(len(images)) if indices is None else indices.cpu()
     adversarial, warnings = images.float().clone(), ()
     with frozen(model), torch.autocast(images.device.type, enabled=False):

@@ -55,7 +55,7 @@ def check_eps(eps: float, norm: str, came: object = None) -> None:
     if not (math.isfinite(eps) and eps >= 0):
         raise UserError(f"eps is a number or fraction from 0 up, such as 8/255, got {came!r}")
     if norm == "linf" and eps > 1:
-        hint = f"; {eps:g} of 255 grey levels is {eps:g}/255" if eps <= 255 else ""
+        hint = f"; {eps:g} of 255 gray levels is {eps:g}/255" if eps <= 255 else ""
         raise UserError(f"eps in linf is on the [0, 1] pixel scale: expected at most 1, got {came!r}{hint}")
 
 
@@ -105,7 +105,7 @@ class AdversarialConfig:
     replays: int | None = None
     """Optimizer steps that free takes on each batch: 8."""
     model_mode: str | None = None
-    """Mode of the model while images are sought. In train (fgsm, pgd and free) BatchNorm normalises by the batch and
+    """Mode of the model while images are sought. In train (fgsm, pgd and free) BatchNorm normalizes by the batch and
     its running statistics move with every step of the attack, as in the field's code; in eval (trades) they rest."""
 
     def __post_init__(self) -> None:

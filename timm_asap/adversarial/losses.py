@@ -96,7 +96,7 @@ def adversarial_loss(
     Args:
         model: A `PixelModel` in training mode, wrapped for training or not.
         criterion: Mean loss of logits and labels: what the found images are trained with.
-        images: (B, C, H, W), pixels in [0, 1], augmented but not normalised.
+        images: (B, C, H, W), pixels in [0, 1], augmented but not normalized.
         labels: (B,) classes.
         config: Method, ball and steps.
         state: Carried from step to step.

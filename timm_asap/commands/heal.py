@@ -1,4 +1,4 @@
-"""`timm-asap heal MODEL`: swaps a trained network's strides and repairs it with unlabelled images."""
+"""`timm-asap heal MODEL`: swaps a trained network's strides and repairs it with unlabeled images."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _UNSTATED = "not stated by timm"
 
 @dataclass(frozen=True)
 class ListOptions:
-    """List the alias-free twins with their parameters, multiply-adds, downsampling sites and pretrained tags."""
+    """List the alias-free twins with their parameters, multiply-adds, downsampling layers and pretrained tags."""
 
     pattern: tyro.conf.Positional[Annotated[str, metavar("[PATTERN]")]] = "*"
     """A name, or a shell pattern such as 'resnet50*'; the suffix _asap may be left out."""

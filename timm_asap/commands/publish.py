@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class PublishOptions:
     """Publish a run as a model of timm: one commit with weights, configuration, card, plots, evaluation and recipe.
 
-    Afterwards everything is downloaded afresh and compared with what was sent. Running again changes nothing.
+    Afterwards everything is downloaded again and compared with what was sent. Running again changes nothing.
     """
 
     run: tyro.conf.Positional[Folder]

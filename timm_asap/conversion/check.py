@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-# Share of the energy above the cut that is rounding. Of low-passed noise, 7 to 112 samples, it was at most 2e-16,
+# Fraction of the energy above the cut that is rounding. Of low-passed noise, 7 to 112 samples, it was at most 2e-16,
 # 6e-14, 2e-7 and 1.1e-5.
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-8, torch.float16: 1e-4, torch.bfloat16: 1e-3}
 # Channels of the first image that are looked at.
@@ -57,9 +57,9 @@ class Checked:
 def check_conversion(model: nn.Module, example: Any, left: Collection[str]) -> Checked:
     """Run a converted model on noise and look at every map that an operation of it samples.
 
-    A site passes where the operation samples the very map that the low-pass gave, with or without padding around it, or
-    one whose spectrum ends at the cut; and where the low-pass or the pool gave what the definition says, computed anew
-    by a Fourier transform.
+    A layer passes where the operation samples the very map that the low-pass gave, with or without padding around it,
+    or one whose spectrum ends at the cut; and where the low-pass or the pool gave what the definition says, computed
+    anew by a Fourier transform.
 
     Args:
         model: The converted model.
@@ -145,7 +145,7 @@ def samples(operation: Operation, call: Filtered) -> bool:
 
 
 def share_above(x: torch.Tensor, axes: tuple[int, ...], stride: tuple[int, ...]) -> float:
-    """Share of the energy of a map above the new Nyquist frequency on any axis, the map taken as periodic.
+    """Fraction of the energy of a map above the new Nyquist frequency on any axis, the map taken as periodic.
 
     Args:
         x: The map; its first image and channels are looked at.

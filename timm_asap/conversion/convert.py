@@ -80,7 +80,7 @@ def convert(
     Layers with a stride are found by reading the model's modules; calls of PyTorch's downsampling functions and strided
     slices in a module's own `forward` by reading its source. What neither shows, an `example` does: one forward pass is
     watched for every operation that makes a grid coarser, so that the report lists all of them, and a second one, on
-    noise, checks that what each converted site samples has nothing above the cut. What does not pass is put back as it
+    noise, checks that what each converted layer samples has nothing above the cut. What does not pass is put back as it
     was and reported as not handled.
 
     Args:
@@ -110,8 +110,8 @@ def convert(
         ValueError: An unknown layout, window, boundary or stem; or `like` is of another model.
 
     Warns:
-        UserWarning: With `input_size` or `example`: sites whose map is smaller than twice the stride, of which the mean
-            alone is left.
+        UserWarning: With `input_size` or `example`: layers whose map is smaller than twice the stride, of which the
+            mean alone is left.
 
     Reference:
         Grabinski, Keuper & Keuper, arXiv 2307.09804, for the layout `"paper"`; `"preserve"` is this package's.
@@ -207,7 +207,7 @@ def _why_left(
     is_stem: bool,
     seen: Observation | None,
 ) -> str:
-    """The reason to leave a site as it is, or an empty string."""
+    """The reason to leave a layer as it is, or an empty string."""
     if is_converted(module):
         return _already(module)
     stride = max(site.geometry.stride) if site.geometry else 0
@@ -285,7 +285,7 @@ def _opaque_rows(
 
 # Calls in a module's own code.
 
-# Classes whose code is known: their layers and blocks are sites, whatever else they call downsamples nothing.
+# Classes whose code is known: their layers and blocks downsample, whatever else they call downsamples nothing.
 _KNOWN = ("torch.", "timm.", "timm_asap.")
 
 
@@ -374,7 +374,7 @@ def _unseen(model: nn.Module, found: dict[str, Found]) -> tuple[str, ...]:
 def _attach(module: nn.Module, site: Found, options: Options) -> None:
     if site.mixin is None:
         return
-    # A site without a geometry of its own takes its stride from the maps that reach it.
+    # A layer without a geometry of its own takes its stride from the maps that reach it.
     attach(module, AsapSpec(site.geometry or Geometry((1, 1), (1, 1)), *options), site.mixin)
 
 
@@ -412,7 +412,7 @@ def _warn_of_small_maps(report: ConversionReport) -> None:
     small = [site for site in report.sites if site.note]
     if small:
         warnings.warn(
-            f"{len(small)} downsampling sites get maps so small that their mean alone is left, first "
+            f"{len(small)} downsampling layers get maps so small that their mean alone is left, first "
             f"{small[0].name}: {small[0].note}; use larger images or a network of a smaller total stride",
             stacklevel=3,
         )

@@ -392,7 +392,7 @@ def _unfold(
 def stepped_axes(steps: list[int], ndim: int) -> tuple[Sizes, Sizes]:
     """Which axes of a tensor a strided slice downsamples, and by how much.
 
-    A slice steps over the grid of a map where it steps along two or three neighbouring axes, the first of the tensor
+    A slice steps over the grid of a map where it steps along two or three neighboring axes, the first of the tensor
     aside. A single axis is taken for the grid's only where it is neither among the first two, which are the batch and
     the channels, nor the last, along which rotary embeddings and interleaved channels are split.
 
@@ -404,9 +404,9 @@ def stepped_axes(steps: list[int], ndim: int) -> tuple[Sizes, Sizes]:
         Axes and strides; both empty where the slice does not downsample a map.
     """
     axes = tuple(axis for axis in range(ndim) if abs(steps[axis]) > 1)
-    neighbours = len(axes) in (2, 3) and axes[-1] - axes[0] == len(axes) - 1 and axes[0] > 0
+    neighbors = len(axes) in (2, 3) and axes[-1] - axes[0] == len(axes) - 1 and axes[0] > 0
     single = len(axes) == 1 and 2 <= axes[0] < ndim - 1
-    return (axes, tuple(abs(steps[axis]) for axis in axes)) if neighbours or single else ((), ())
+    return (axes, tuple(abs(steps[axis]) for axis in axes)) if neighbors or single else ((), ())
 
 
 @opaque_to_fx

@@ -207,7 +207,7 @@ def _of_convolution(layer: nn.Module) -> Geometry | None:
     if own.padding == "same":  # PyTorch allows it at stride 1 alone
         return None
     axes = len(own.kernel_size) if isinstance(own.kernel_size, (tuple, list)) else 2
-    # timm's standardised 'same' convolutions carry the flag, its plain one is a class of its own.
+    # timm's standardized 'same' convolutions carry the flag, its plain one is a class of its own.
     same = isinstance(layer, Conv2dSame) or bool(
         getattr(layer, "same_pad", False) or getattr(layer, "dynamic_padding", False)
     )

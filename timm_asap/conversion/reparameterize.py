@@ -2,7 +2,7 @@
 
 timm's own `reparameterize_model` builds new convolutions from the weights of old ones, and knows nothing of the
 operator: the filters of every fused layer would be gone. Fusing stays exact with them, because branches that are
-summed see the same low-passed input, and a batch normalisation after a convolution does not see its input at all.
+summed see the same low-passed input, and a batch normalization after a convolution does not see its input at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["reparameterize"]
 
 
 def reparameterize(model: nn.Module, inplace: bool = False) -> nn.Module:
-    """Fuse the branches and normalisations of a model for inference; its outputs in eval mode stay the same.
+    """Fuse the branches and normalizations of a model for inference; its outputs in eval mode stay the same.
 
     What `timm.utils.reparameterize_model` does for RepVGG, MobileOne, FastViT, RepViT, GhostNetV3 and others, for
     models with alias-free layers and without. timm's own function drops the filters of every layer that it fuses.

@@ -70,7 +70,7 @@ class ConversionReport:
         boundary: Boundary name.
         stem: What was asked for the first layer of the image.
         macs: Multiply-adds of all convolutions and linear layers for one image; None where no size was given.
-        watched: A forward pass was watched: whatever downsampled in it is among the sites.
+        watched: A forward pass was watched: whatever downsampled in it is among the layers.
         unseen: Where no pass was watched, what reading the modules cannot see, a line each.
         upsampling: Layers and operations that make a grid finer.
     """
@@ -87,17 +87,17 @@ class ConversionReport:
 
     @property
     def converted(self) -> tuple[DownsamplingLayer, ...]:
-        """The sites that this conversion changed."""
+        """The layers that this conversion changed."""
         return tuple(site for site in self.sites if site.converted)
 
     @property
     def left(self) -> tuple[DownsamplingLayer, ...]:
-        """The sites that stayed as they were, each with its reason."""
+        """The layers that stayed as they were, each with its reason."""
         return tuple(site for site in self.sites if not site.converted and not site.unhandled)
 
     @property
     def unhandled(self) -> tuple[DownsamplingLayer, ...]:
-        """The sites that downsample as before because conversion does not know how to treat them."""
+        """The layers that downsample as before because conversion does not know how to treat them."""
         return tuple(site for site in self.sites if site.unhandled)
 
     @property
@@ -110,7 +110,7 @@ class ConversionReport:
 
     @property
     def added_macs(self) -> int | None:
-        """Multiply-adds that the converted sites add for one image; None where no input size was given.
+        """Multiply-adds that the converted layers add for one image; None where no input size was given.
 
         Layers that an image does not reach, of which timm's DLA and auxiliary heads have some, add none.
         """

@@ -40,7 +40,7 @@ from timm_asap.conversion.watch import module_at
 __all__ = [
     "PATCHIFY_STRIDE",
     "Downsampling",
-    "FunctionalSite",
+    "FunctionalDownsampling",
     "functional_site",
     "image_layers",
     "opaque_reason",
@@ -54,7 +54,7 @@ def _same(mixin: type[AsapLayer]) -> dict[str, type[AsapLayer]]:
 
 
 @dataclass(frozen=True)
-class FunctionalSite:
+class FunctionalDownsampling:
     """One downsampling inside the `forward` of a block.
 
     Attributes:
@@ -62,7 +62,7 @@ class FunctionalSite:
         geometry: What it does to a map, given the block; None where that depends on the input.
         mixins: What the block becomes, by layout; a layout that is missing leaves it.
         reason: Why it is left, where it is.
-        applies: Whether this block has the site at all.
+        applies: Whether this block has the layer at all.
         is_stem: The block turns the image into its first map.
         pools: Whether the pool runs in it, or else the low-pass; None for what its mixin says.
         channels_first: Its map is (B, C, *grid); else (B, *grid, C).
@@ -92,66 +92,66 @@ _GATE = "a gate inside attention, enlarged again afterwards"
 _UNITS = "pools tokens in the order of its mask units, not on the grid of the image"
 _KEYS = "a reduction of keys and values inside attention"
 
-_REDUCTION = FunctionalSite("F.max_pool2d", _fixed(3, 2), _same(AliasFreeCalls), pools=True)
-_PATCH_MERGING = FunctionalSite(
+_REDUCTION = FunctionalDownsampling("F.max_pool2d", _fixed(3, 2), _same(AliasFreeCalls), pools=True)
+_PATCH_MERGING = FunctionalDownsampling(
     "merging of tokens", _fixed(2, 2), {"preserve": LowPassedMerging, "paper": PooledMerging}, channels_first=False
 )
 
 #: By module and class name.
 _SITES = {
-    "timm.layers.gather_excite.GatherExcite": FunctionalSite(
+    "timm.layers.gather_excite.GatherExcite": FunctionalDownsampling(
         "F.avg_pool2d", reason=_GATE, applies=lambda block: block.gather is None and block.extent > 0
     ),
-    "timm.layers.non_local_attn.BatNonLocalAttn": FunctionalSite("F.adaptive_max_pool2d", reason=_GATE),
-    "timm.layers.space_to_depth.SpaceToDepth": FunctionalSite(
+    "timm.layers.non_local_attn.BatNonLocalAttn": FunctionalDownsampling("F.adaptive_max_pool2d", reason=_GATE),
+    "timm.layers.space_to_depth.SpaceToDepth": FunctionalDownsampling(
         "a reshape",
         _patches(lambda block: block.bs),
         {"preserve": LowPassed},
         reason=_NO_STRIDE,
         is_stem=True,
     ),
-    "timm.models.coat.ParallelBlock": FunctionalSite("F.interpolate", mixins=_same(AliasFreeCalls)),
-    "timm.models.crossvit.CrossVit": FunctionalSite(
+    "timm.models.coat.ParallelBlock": FunctionalDownsampling("F.interpolate", mixins=_same(AliasFreeCalls)),
+    "timm.models.crossvit.CrossVit": FunctionalDownsampling(
         "F.interpolate", reason="resizes the image for its second branch, by less than 2"
     ),
-    "timm.models.csatv2.LearnableDct2d": FunctionalSite(
+    "timm.models.csatv2.LearnableDct2d": FunctionalDownsampling(
         "a DCT of patches",
         _patches(lambda block: block.k),
         {"preserve": LowPassed},
         reason=_NO_STRIDE,
         is_stem=True,
     ),
-    "timm.models.csatv2.SpatialAttention": FunctionalSite("nn.AdaptiveAvgPool2d", reason=_GATE),
-    "timm.models.ghostnet.GhostModuleV2": FunctionalSite("F.avg_pool2d", _fixed(2, 2), reason=_GATE),
-    "timm.models.ghostnet.GhostModuleV3": FunctionalSite(
+    "timm.models.csatv2.SpatialAttention": FunctionalDownsampling("nn.AdaptiveAvgPool2d", reason=_GATE),
+    "timm.models.ghostnet.GhostModuleV2": FunctionalDownsampling("F.avg_pool2d", _fixed(2, 2), reason=_GATE),
+    "timm.models.ghostnet.GhostModuleV3": FunctionalDownsampling(
         "F.avg_pool2d", _fixed(2, 2), reason=_GATE, applies=lambda block: block.mode == "shortcut"
     ),
-    "timm.models.hiera.HieraBlock": FunctionalSite(
+    "timm.models.hiera.HieraBlock": FunctionalDownsampling(
         "a maximum over tokens",
         reason=_UNITS,
         applies=lambda block: block.attn.q_stride > 1,
     ),
-    "transformers.models.hiera.modeling_hiera.HieraLayer": FunctionalSite(
+    "transformers.models.hiera.modeling_hiera.HieraLayer": FunctionalDownsampling(
         "a maximum over tokens", reason=_UNITS, applies=lambda block: block.query_stride > 1
     ),
-    "timm.models.inception_v3.InceptionAux": FunctionalSite(
+    "timm.models.inception_v3.InceptionAux": FunctionalDownsampling(
         "F.avg_pool2d", _fixed(5, 3), {"preserve": LowPassed}, reason=_NO_STRIDE
     ),
     "timm.models.inception_v3.InceptionB": _REDUCTION,
     "timm.models.inception_v3.InceptionD": _REDUCTION,
-    "timm.models.levit.Downsample": FunctionalSite(
+    "timm.models.levit.Downsample": FunctionalDownsampling(
         "a strided slice",
         lambda block: Geometry((1, 1), (block.stride, block.stride)),
         _same(PooledTokens),
         applies=lambda block: block.pool is None,
     ),
-    "timm.models.mobilenetv5.MobileNetV5MultiScaleFusionAdapter": FunctionalSite(
+    "timm.models.mobilenetv5.MobileNetV5MultiScaleFusionAdapter": FunctionalDownsampling(
         "F.avg_pool2d or F.interpolate", mixins=_same(LowPassedFusion)
     ),
-    "timm.models.nextvit.EfficientAttention": FunctionalSite(
+    "timm.models.nextvit.EfficientAttention": FunctionalDownsampling(
         "nn.AvgPool1d", reason=_KEYS, applies=lambda block: block.sr is not None
     ),
-    "timm.models.pvt_v2.Attention": FunctionalSite(
+    "timm.models.pvt_v2.Attention": FunctionalDownsampling(
         "nn.AdaptiveAvgPool2d", reason=_KEYS, applies=lambda block: block.pool is not None
     ),
     "torchvision.models.swin_transformer.PatchMerging": _PATCH_MERGING,
@@ -162,7 +162,7 @@ _SITES = {
 }
 
 
-def functional_site(block: nn.Module) -> FunctionalSite | None:
+def functional_site(block: nn.Module) -> FunctionalDownsampling | None:
     """The downsampling that a block of timm does in its `forward`, without a layer for it; None for most.
 
     Args:
@@ -208,7 +208,7 @@ def site_of(layer: nn.Module, shrinks: bool = False) -> Downsampling | None:
     """How a module downsamples by itself, converted or not; None for most modules.
 
     Args:
-        layer: Any module. Its submodules are sites of their own.
+        layer: Any module. Its submodules are layers of their own.
         shrinks: It was seen to shrink a map, which of `nn.Upsample(size=...)` nothing else shows.
     """
     cls = plain_class(layer)

@@ -189,7 +189,7 @@ class AsapLayer(_Module):
         own = (
             {} if rest and isinstance(rest[0], dict) else {n: v for n, v in vars(self).items() if n.startswith("asap")}
         )
-        return (_blank, (cls.asap_mixin, cls.asap_plain, tuple(cls.asap_options), own), *rest)
+        return (_blank_layer, (cls.asap_mixin, cls.asap_plain, tuple(cls.asap_options), own), *rest)
 
     def _deepcopy(self, memo: dict[int, Any]) -> nn.Module:
         # Of classes that copy themselves, such as PyTorch's int8 layers: they know nothing of our attributes.
@@ -358,7 +358,7 @@ def _first_parameter(plain: type[nn.Module]) -> str:
     return named[0] if named else "input"
 
 
-def _blank(
+def _blank_layer(
     mixin: type[AsapLayer],
     plain: type[nn.Module],
     options: tuple = ("asap", "circular"),
@@ -443,7 +443,7 @@ def mixin_for(layer: nn.Module, geometry: Geometry, layout: str) -> type[AsapLay
         return PoolThenConv if convolves else PoolAlone
     if isinstance(layer, tuple(MAX_POOLS.values())):
         return MaxThenPool
-    # Exact only where the layer is nothing but the convolution: standardised ones compute their weight in forward.
+    # Exact only where the layer is nothing but the convolution: standardized ones compute their weight in forward.
     is_plain = isinstance(layer, tuple(CONVOLUTIONS.values())) and not uses_own_forward(layer)
     return PooledPointwise if geometry.is_pointwise and is_plain else LowPassed
 

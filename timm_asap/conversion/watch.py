@@ -41,7 +41,7 @@ _TORCH = str(Path(torch.__file__).parent) + os.sep
 _OURS = str(Path(__file__).parent) + os.sep
 
 
-# Operations that mix neighbouring samples by other means than a kernel.
+# Operations that mix neighboring samples by other means than a kernel.
 _PRODUCTS = {"aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::matmul", "aten::linear", "aten::einsum"}
 # Operations after which an image is one still, though of another size.
 _RESIZES = ("pad", "slice", "upsample", "narrow")

@@ -17,10 +17,10 @@ from timm_asap.data.seeds import derive_seed, global_generators_seeded
 from timm_asap.errors import UserError, unknown_name
 
 CROP_MODES = ("rrc", "rkrc", "rkrr")
-"""timm's random crops: resized crop; resize keeping the ratio, then a centre crop, or a random one."""
+"""timm's random crops: resized crop; resize keeping the ratio, then a center crop, or a random one."""
 
 ERASING_MODES = ("const", "rand", "pixel")
-"""timm's fillings of an erased rectangle: the mean, one random colour, or noise."""
+"""timm's fillings of an erased rectangle: the mean, one random color, or noise."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class AugmentConfig:
     """Policy for large images, as timm spells it: "rand-m9-mstd0.5-inc1", "original-mstd0.5", "augmix-m5-w4-d2"."""
 
     three_augment: bool = False
-    """3-Augment: grey, solarized or blurred, one of them per image, then color jitter; large images only."""
+    """3-Augment: gray, solarized or blurred, one of them per image, then color jitter; large images only."""
 
     re_prob: float = 0.0
     """Probability that rectangles of an image are erased, 2 to 33 % of its area in all."""
 
     re_mode: str = "pixel"
-    """What they are filled with, after normalisation: zeros ("const"), one normally distributed colour ("rand"), or
+    """What they are filled with, after normalization: zeros ("const"), one normally distributed color ("rand"), or
     normal noise ("pixel")."""
 
     re_count: int = 1
@@ -156,7 +156,7 @@ class MixupConfig:
     """A rectangle of this share of the area, drawn likewise, comes from the other image; 0 for never."""
 
     prob: float = 1.0
-    """Share of the batches (or pairs, or images) that are mixed."""
+    """Fraction of the batches (or pairs, or images) that are mixed."""
 
     switch_prob: float = 0.5
     """Share of cutmix, where both are on."""
@@ -185,7 +185,7 @@ def build_mixup(
 ) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """A function from (images, labels, *numbers) to (images, targets).
 
-    `images` (B, C, H, W), normalised, on any device, are overwritten; `labels` are int64 (B,); `targets` are float32
+    `images` (B, C, H, W), normalized, on any device, are overwritten; `labels` are int64 (B,); `targets` are float32
     (B, num_classes), for a loss that takes class probabilities. The mixing depends on the numbers alone: give it the
     seed, the epoch, the step and the process's index, and a run that resumes mixes as it would have mixed. The global
     generators are left as they were.
@@ -193,7 +193,7 @@ def build_mixup(
     Args:
         config: How to mix; where it mixes nothing, images stay and targets are one-hot.
         num_classes: Number of classes.
-        label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
+        label_smoothing: Fraction of the target spread evenly over all classes, in [0, 1).
 
     Raises:
         UserError: By the function, if a batch to mix has an odd number of images.

@@ -64,7 +64,7 @@ def load_huggingface(
     """Loads what `datasets.load_dataset` can load and finds its images, labels and splits.
 
     If no image has a side above 64 pixels, all are decoded into memory: at the commonest size of the training
-    split (others are resized to it, bicubic) and in one channel if all are grey. Otherwise they stay on disk.
+    split (others are resized to it, bicubic) and in one channel if all are gray. Otherwise they stay on disk.
 
     Args:
         name: As for `load_tables`.
@@ -247,9 +247,9 @@ def _decode_small(splits: list[LazySplit], sizes: Counter | None = None) -> list
         decoded.append(images)
     sizes = sizes or Counter(image.size for image in decoded[0].values())
     ((size, _),) = sizes.most_common(1)
-    grey = all(image.mode == "L" for images in decoded for image in images.values())
+    gray = all(image.mode == "L" for images in decoded for image in images.values())
     return [
-        TensorSplit(stack_images(images.values(), size, "L" if grey else "RGB"), split.labels[list(images)])
+        TensorSplit(stack_images(images.values(), size, "L" if gray else "RGB"), split.labels[list(images)])
         for images, split in zip(decoded, splits, strict=True)
     ]
 

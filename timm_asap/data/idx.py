@@ -75,7 +75,7 @@ def read_idx(path: Path, num_dims: int) -> torch.Tensor:
 
     Args:
         path: The file; a name in .gz is unpacked.
-        num_dims: How many dimensions it must have: 3 for grey images, 1 for labels.
+        num_dims: How many dimensions it must have: 3 for gray images, 1 for labels.
 
     Returns:
         uint8, of the shape that the file's header gives.

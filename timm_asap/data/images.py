@@ -78,9 +78,9 @@ def in_folder(record: Mapping | None, folder: Path | None) -> Mapping | None:
 
 
 def decode_image(record: Mapping | None, fallback_name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes one image to mode L (grey files) or RGB (all others), upright by its EXIF orientation.
+    """Decodes one image to mode L (gray files) or RGB (all others), upright by its EXIF orientation.
 
-    16-bit grey is scaled to 8 bits. Transparent pixels show white, as a viewer's page does. Of an animation the first
+    16-bit gray is scaled to 8 bits. Transparent pixels show white, as a viewer's page does. Of an animation the first
     frame counts. An EXIF orientation that is malformed counts as none.
 
     Args:
@@ -130,9 +130,9 @@ def stack_images(images: Iterable[Image.Image], size: tuple[int, int], mode: str
 
 
 def cut_ends(image: Image.Image, longest_ratio: float = LONGEST_RATIO) -> Image.Image:
-    """The image without what a resize by the short side and a centre crop would leave out, if it is very long.
+    """The image without what a resize by the short side and a center crop would leave out, if it is very long.
 
-    Resized by its short side to 256 pixels, a line of 1 x 6,000 would have 393 million pixels, and of those the centre
+    Resized by its short side to 256 pixels, a line of 1 x 6,000 would have 393 million pixels, and of those the center
     crop keeps 50,000.
 
     Args:
@@ -280,7 +280,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _scale_16_bits(image: Image.Image) -> Image.Image:
-    """Scales 16-bit grey, which Pillow's own conversion would clip at 255. Older Pillows call it mode I."""
+    """Scales 16-bit gray, which Pillow's own conversion would clip at 255. Older Pillows call it mode I."""
     pixels = np.asarray(image).astype(np.int64)
     if pixels.min() < 0 or pixels.max() > 65535:
         raise ValueError(f"its pixels run from {pixels.min()} to {pixels.max()}, expected 0 to 65535")

@@ -35,7 +35,7 @@ def match_labels(
     Args:
         data_names: The names of the data's classes, in the order of their labels.
         model_names: The names of the model's classes; None if it does not know them.
-        model_classes: How many classes the model tells apart.
+        model_classes: How many classes the model has.
         class_order: In which order the names of the data are, where the user says that it is the model's.
 
     Raises:
@@ -57,7 +57,7 @@ def match_labels(
         return [int(name) for name in ours]
     if len(ours) != model_classes:
         raise UserError(
-            f"the data have {len(ours)} classes ({_few(data_names)}) and the model tells {model_classes} apart: "
+            f"the data have {len(ours)} classes ({_few(data_names)}) and the model has {model_classes}: "
             "expected the classes that the model was trained on"
         )
     if model_names is not None:

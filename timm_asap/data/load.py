@@ -71,7 +71,7 @@ def load_dataset(
     measure_only: bool = False,
     trained_names: Sequence[str] | None = None,
 ) -> ImageDataset:
-    """Loads a data set of labelled images.
+    """Loads a data set of labeled images.
 
     Args:
         name: "digits" (bundled), "fashion_mnist" or "idx" (IDX files in `data_dir`), "imagefolder" (class
@@ -83,7 +83,7 @@ def load_dataset(
         label_key: Column of labels, likewise.
         train_split: Split to train on, where it is not called train.
         test_split: Split to measure on, where it is not called test or validation.
-        val_share: Share of the training samples to hold out as `val`, with each class in its proportion. With 0,
+        val_share: Fraction of the training samples to hold out as `val`, with each class in its proportion. With 0,
             `val` is the validation split of the data set, if it has one beside the test split.
         streaming: Read the images from their beginning on, instead of bringing them to the disk first.
         shuffle_buffer: Most images that a training process draws from when a stream is shuffled.
@@ -94,7 +94,7 @@ def load_dataset(
             them; those of folders are in alphabetical order.
         skip_unreadable: Leave out images that cannot be read, with one warning, instead of stopping. Large ones are
             found when they are fetched: in training the image that follows takes their place, in evaluation they are
-            labelled `PADDING_LABEL`.
+            labeled `PADDING_LABEL`.
         seed: Which samples to hold out, as `val` and as the test fifth of a data set without a test split; 0 to
             2**32 - 1.
         measure_only: Only `test` is wanted: no other image is decoded, or fetched from the Hub, and `train` is empty
@@ -103,7 +103,7 @@ def load_dataset(
             there are where the data do not.
 
     Raises:
-        UserError: The name is unknown, or the data are missing, damaged or unlabelled.
+        UserError: The name is unknown, or the data are missing, damaged or unlabeled.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"--seed is a number from 0 to 2**32 - 1, got {seed}")

@@ -110,10 +110,10 @@ class LazyImages(EpochDataset):
 
     Args:
         split: The images.
-        transform: From a PIL image to a normalised tensor; it may draw from Python's, NumPy's and PyTorch's
+        transform: From a PIL image to a normalized tensor; it may draw from Python's, NumPy's and PyTorch's
             global generators, as timm's transforms do.
         training: Whether images that cannot be read, where they are skipped, are replaced by the one that follows.
-            In evaluation they become black, labelled `PADDING_LABEL`.
+            In evaluation they become black, labeled `PADDING_LABEL`.
         seed: Seed of the run.
     """
 
@@ -221,7 +221,7 @@ def build_loader(
     process_index: int = 0,
     **older: Any,
 ) -> DataLoader | StreamLoader:
-    """A loader of batches (images float32 (B, C, H, W), normalised; labels int64 (B,)).
+    """A loader of batches (images float32 (B, C, H, W), normalized; labels int64 (B,)).
 
     Args:
         split: `dataset.train`, `dataset.val` or `dataset.test`.
@@ -232,7 +232,7 @@ def build_loader(
         pixels: How the images are prepared; by default as the data set says.
         seed: Seed of shuffling and augmentation.
         num_workers: Processes that decode and transform large images. Small ones never use any: handed over
-            between processes they came eight times slower (25,000 a second instead of 200,000, 32 x 32 grey).
+            between processes they came eight times slower (25,000 a second instead of 200,000, 32 x 32 gray).
         drop_last: Leave out an incomplete last batch; by default in training, if there is a complete one.
         steps_per_epoch: Batches per epoch of a stream in training; by default a pass, if the length is known.
         num_processes: Processes that share a stream. Other splits are shared by `accelerate`, and take no notice.

@@ -151,7 +151,7 @@ def erase(images: torch.Tensor, boxes: torch.Tensor, mode: str, noise: torch.Ten
     """Erases each image's own rectangles, in place.
 
     Args:
-        images: float32, (B, C, H, W), normalised.
+        images: float32, (B, C, H, W), normalized.
         boxes: (B, R, 5), as drawn.
         mode: "const", "rand" or "pixel", as `AugmentConfig.re_mode`.
         noise: As drawn by `draw_noise`.
@@ -178,11 +178,11 @@ def erase(images: torch.Tensor, boxes: torch.Tensor, mode: str, noise: torch.Ten
 
 
 class SmallTransform:
-    """Changes and normalises batches of small images.
+    """Changes and normalizes batches of small images.
 
     Args:
         augment: What happens to them; None for evaluation.
-        input_size: (C, H, W) to deliver: grey images are repeated to 3 channels, other sizes interpolated.
+        input_size: (C, H, W) to deliver: gray images are repeated to 3 channels, other sizes interpolated.
         mean: Mean per channel, [0, 1] scale.
         std: Standard deviation per channel.
         seed: Seed of the run.

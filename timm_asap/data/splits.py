@@ -107,7 +107,7 @@ class LazySplit:
         return self.decode(index).convert("RGB"), int(self.labels[index])
 
     def decode(self, index: int) -> Image.Image:
-        """The image in mode L if its file is grey, else RGB."""
+        """The image in mode L if its file is gray, else RGB."""
         record = in_folder(self.dataset[index][self.image_key], self.folder)
         return decode_image(record, fallback_name=f"row {index} of column {self.image_key!r}")
 
@@ -152,7 +152,7 @@ class StreamSplit:
     folder: Path | None = None
 
     def decode(self, record: Mapping, fallback_name: str) -> Image.Image:
-        """The image of an undecoded record: mode L where all are grey, else RGB, and small ones at their size."""
+        """The image of an undecoded record: mode L where all are gray, else RGB, and small ones at their size."""
         image = decode_image(in_folder(record, self.folder), fallback_name)
         if self.small is None:
             return image.convert("RGB")
@@ -221,7 +221,7 @@ def small_dataset(
     val: TensorSplit | None = None,
     **about: Any,
 ) -> ImageDataset:
-    """A data set of small images: framed to `MIN_SIDE_PX` and measured for normalisation.
+    """A data set of small images: framed to `MIN_SIDE_PX` and measured for normalization.
 
     Args:
         name: As in `ImageDataset`, like the others.
@@ -255,8 +255,8 @@ def large_dataset(
         val: Likewise.
         **about: `test_name`, `source`, `val_name`, `class_order` and `notes`.
     """
-    normalise = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
-    return ImageDataset(name, label_names, train, test, image_size=(3, 224, 224), val=val, **normalise, **about)
+    normalize = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    return ImageDataset(name, label_names, train, test, image_size=(3, 224, 224), val=val, **normalize, **about)
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -280,12 +280,12 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, ...], tuple[f
 
 
 def _frame(split: TensorSplit) -> TensorSplit:
-    """Centres images smaller than `MIN_SIDE_PX` on zeros."""
+    """Centers images smaller than `MIN_SIDE_PX` on zeros."""
     return TensorSplit(frame_images(split.images), split.labels)
 
 
 def frame_images(images: torch.Tensor) -> torch.Tensor:
-    """Centres (B, C, H, W) smaller than `MIN_SIDE_PX` on zeros."""
+    """Centers (B, C, H, W) smaller than `MIN_SIDE_PX` on zeros."""
     left, top, right, bottom = frame = frame_of(*images.shape[-2:])
     return F.pad(images, (left, right, top, bottom)) if any(frame) else images
 

@@ -55,7 +55,7 @@ class OrderedBatches:
     """Batches of the samples in their order, the same number of them and as large on every process.
 
     All processes read all rows and each keeps its part of every batch, undecoded ones costing little. What is missing
-    from the last batches is filled up with a sample labelled `PADDING_LABEL`.
+    from the last batches is filled up with a sample labeled `PADDING_LABEL`.
 
     Args:
         split: The stream.

@@ -212,8 +212,8 @@ class StreamImages(Dataset):
     Args:
         split: Where they come from.
         transform: What happens to them: a `SmallTransform` if the split is one of small images, else from a PIL image
-            to a normalised tensor.
-        training: Whether samples that cannot be read are replaced (by others of the batch) or labelled as padding.
+            to a normalized tensor.
+        training: Whether samples that cannot be read are replaced (by others of the batch) or labeled as padding.
         seed: Seed of the run.
     """
 

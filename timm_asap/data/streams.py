@@ -47,7 +47,7 @@ def load_stream(
     """Opens what `datasets.load_dataset` can stream.
 
     The first 64 images decide: if none has a side above 64 pixels, all are brought to the commonest of their sizes, in
-    one channel if those are grey. Small images are normalised by ImageNet's mean and standard deviation too (grey
+    one channel if those are gray. Small images are normalized by ImageNet's mean and standard deviation too (gray
     ones by the means over its channels), as their own would have to be read for.
 
     Args:

@@ -60,7 +60,7 @@ class Tables(Mapping):
 
     Args:
         loaders: What gives each split; called once, when the split is asked for.
-        licence: Of the data set, where it says so.
+        license: Of the data set, where it says so.
         counts: Images of a split, where they are known.
         places: Folder that a split was read from, where splits are folders.
         folder: From which relative paths of images lead; None where paths are complete.
@@ -69,7 +69,7 @@ class Tables(Mapping):
     """
 
     loaders: Mapping[str, Callable[[], datasets.Dataset | datasets.IterableDataset]]
-    licence: str | None = None
+    license: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
@@ -245,7 +245,7 @@ def _file_tables(kind: str, folder: Path, files: list[str] | None, streaming: bo
     tables = _loaded_tables(
         kind, data_files={split: literal(paths) for split, paths in splits.items()}, streaming=streaming
     )
-    return Tables(tables.loaders, tables.licence, folder=folder if kind == "csv" else None, notes=notes)
+    return Tables(tables.loaders, tables.license, folder=folder if kind == "csv" else None, notes=notes)
 
 
 def _loaded_tables(path: str, configuration: str | None = None, **options: Any) -> Tables:
@@ -283,7 +283,7 @@ def _hub_tables(name: str, data_dir: Path | None, streaming: bool, one_by_one: b
         return _loaded_tables(path, configuration, data_dir=inside, streaming=streaming)
     revision = first.removeprefix(prefix).partition("/")[0]
     if builder.name == "imagefolder" and (tables := _hub_folder_tables(path, inside, streaming, **asked)):
-        return replace(tables, licence=builder.info.license)
+        return replace(tables, license=builder.info.license)
     if streaming or not one_by_one:
         return _loaded_tables(path, configuration, data_dir=inside, streaming=streaming)
 
@@ -300,7 +300,7 @@ def _hub_tables(name: str, data_dir: Path | None, streaming: bool, one_by_one: b
             )
 
     loaders = {str(split): partial(table, str(split)) for split in files}
-    return Tables(loaders, licence=builder.info.license, on_disk=False)
+    return Tables(loaders, license=builder.info.license, on_disk=False)
 
 
 def _hub_folder_tables(
@@ -409,15 +409,15 @@ def undecoded(table: Table, image_key: str) -> Table:
 
 def source_of(name: str, data_dir: Path | None, tables: Tables) -> str:
     """What the data are and under which license, for the model card; of local paths only the last part."""
-    licence = tables.licence or "not stated"
+    license = tables.license or "not stated"
     if name in BUILDERS:
         kind = "images" if name == "imagefolder" else f"{name} files"
         return f"{kind} of the folder {(data_dir or Path()).resolve().name}"
     if is_local_file(name):
         return f"the file {Path(name).name}"
     if Path(name).is_dir():
-        return f"the folder {Path(name).resolve().name}, license {licence}"
-    return f"https://huggingface.co/datasets/{name.partition(':')[0]}, license {licence}"
+        return f"the folder {Path(name).resolve().name}, license {license}"
+    return f"https://huggingface.co/datasets/{name.partition(':')[0]}, license {license}"
 
 
 def read_errors() -> tuple[type[Exception], ...]:

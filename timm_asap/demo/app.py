@@ -217,7 +217,7 @@ def build_app(
             [seen, plain, twin, verdict, spectra, aliasing],
             api_name="predict",
             trigger_mode="always_last",  # of a slider that is dragged, where it stops
-            concurrency_limit=1,  # the spectra are heard inside the networks, which all visitors share
+            concurrency_limit=1,  # the spectra are measured inside the networks, which all visitors share
             show_progress="minimal",
         )
     return app

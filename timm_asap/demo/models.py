@@ -16,7 +16,7 @@ from timm_asap.adversarial import PixelModel
 from timm_asap.conversion.convert import convert
 from timm_asap.data.config import PixelConfig
 from timm_asap.errors import UserError, first_line
-from timm_asap.evaluation.aliasing import SiteAliasing, measure_batch
+from timm_asap.evaluation.aliasing import LayerAliasing, measure_batch
 from timm_asap.evaluation.models import OpenedModel, open_model
 from timm_asap.evaluation.plan import resolve_table
 from timm_asap.healing.pair import plain_copy
@@ -47,8 +47,8 @@ class DemoModel:
         """Of each class, (B, classes), for pixels (B, C, H, W) in [0, 1]."""
         return self.classifier(pixels).softmax(dim=1)
 
-    def aliasing(self, pixels: torch.Tensor) -> list[SiteAliasing]:
-        """What each downsampling site samples, for pixels (B, C, H, W) in [0, 1]."""
+    def aliasing(self, pixels: torch.Tensor) -> list[LayerAliasing]:
+        """What each downsampling layer samples, for pixels (B, C, H, W) in [0, 1]."""
         own = self.classifier
         return measure_batch(own.model, (pixels - own.mean) / own.std)
 
@@ -85,7 +85,7 @@ def open_pair(model: str, plain: str | None = None) -> DemoPair:
         plain: Another trained network to show as the plain one.
 
     Raises:
-        UserError: If a model cannot be had, has no strides to convert, or the two take other pictures or tell other
+        UserError: If a model is not available, has no strides to convert, or the two take other pictures or tell other
             classes apart.
     """
     opened = open_model(model)
@@ -123,7 +123,7 @@ def _open_plain(name: str, of_twin: OpenedModel, twin: DemoModel) -> DemoModel:
     model = _demo_model(opened)
     if sorted(model.class_names) != sorted(twin.class_names):
         raise UserError(
-            f"{of_twin.name} tells {_few(twin.class_names)} apart, and --plain {name} {_few(model.class_names)}: "
+            f"{of_twin.name} has {_few(twin.class_names)}, and --plain {name} {_few(model.class_names)}: "
             "expected the same classes"
         )
     return model

@@ -20,7 +20,7 @@ from timm_asap.data.splits import SMALL_SIDE_PX, TensorSplit, frame_images
 from timm_asap.demo import CLEAN
 from timm_asap.demo.models import DemoModel, DemoPair
 from timm_asap.errors import UserError
-from timm_asap.evaluation.aliasing import SiteAliasing
+from timm_asap.evaluation.aliasing import LayerAliasing
 from timm_asap.evaluation.corruptions import CORRUPTIONS, EXTRA_CORRUPTIONS, SMALLEST_SIDE, approximation, corrupt
 from timm_asap.evaluation.plots import draw_spectra
 from timm_asap.text import as_text
@@ -51,7 +51,7 @@ def read_pixels(path: str | Path, pair: DemoPair) -> torch.Tensor:
     are resized and cropped by timm's transform.
 
     Args:
-        path: A picture file of any mode: grey, RGB, palette, transparent (on white), CMYK, 16 bits.
+        path: A picture file of any mode: gray, RGB, palette, transparent (on white), CMYK, 16 bits.
         pair: How its networks take pictures.
 
     Returns:
@@ -86,7 +86,7 @@ def enlarge(pixels: torch.Tensor) -> np.ndarray:
     return levels.repeat(times, axis=0).repeat(times, axis=1)
 
 
-# A share of the energy; alias-free sites stay far below.
+# A share of the energy; alias-free layers stay far below.
 _ROUNDING = 1e-6
 
 
@@ -110,17 +110,17 @@ def compare_spectra(pair: DemoPair, pixels: torch.Tensor) -> tuple[np.ndarray, s
     return picture, "\n".join(f"- {line}" for line in lines)
 
 
-def _record(name: str, sites: list[SiteAliasing]) -> dict[str, Any]:
+def _record(name: str, sites: list[LayerAliasing]) -> dict[str, Any]:
     """What the figure needs of an evaluation record."""
     return {"model": {"name": name}, "results": [site.record() for site in sites]}
 
 
-def _worst(model: DemoModel, name: str, sites: list[SiteAliasing]) -> str:
+def _worst(model: DemoModel, name: str, sites: list[LayerAliasing]) -> str:
     if not sites:
-        return f"**{name}** ({_title(model)}): no downsampling site"
+        return f"**{name}** ({_title(model)}): no downsampling layer"
     worst = max(sites, key=lambda site: site.folded)
     if worst.folded < _ROUNDING:
-        return f"**{name}** ({_title(model)}): **less than 0.0001 %** of what is sampled is aliasing, at every site"
+        return f"**{name}** ({_title(model)}): **less than 0.0001 %** of what is sampled is aliasing, at every layer"
     left = f", which conversion leaves: {worst.reason}" if worst.status == "left" else ""
     where = f"`{worst.site}`{left}" if worst.site else "its only layer"
     percent = f"{100 * worst.folded:.1f} %" if worst.folded >= 1e-3 else f"{100 * worst.folded:.4f} %"
@@ -165,7 +165,7 @@ def corruption_names(pair: DemoPair) -> list[str]:
 def predict(pair: DemoPair, picture: str | Path | None, corruption: str = CLEAN, severity: int = 3) -> Answer | None:
     """Prepare a picture, corrupt it, and ask both networks.
 
-    The same picture, corruption and severity always give the same answer.
+    The same picture, corruption and severity always give the same prediction.
 
     Args:
         pair: The networks.

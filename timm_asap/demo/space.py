@@ -115,7 +115,7 @@ def write_space(
         (aside / "requirements.txt").write_text(_requirements(), encoding="utf-8")
         (aside / "README.md").write_text(_readme(pair, [model, plain], credits), encoding="utf-8")
         shutil.copytree(_PACKAGE, aside / "timm_asap", ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        (aside / "timm_asap" / "LICENSE").write_text(_licence(), encoding="utf-8")
+        (aside / "timm_asap" / "LICENSE").write_text(_license(), encoding="utf-8")
         os.replace(aside, folder)
     return folder
 
@@ -168,7 +168,7 @@ def _readme(pair: DemoPair, models: list[str | None], credits: str) -> str:
     )
 
 
-def _licence() -> str:
+def _license() -> str:
     """The text that MIT wants beside every copy: of the checkout, or of the installed package."""
     if (_PACKAGE.parent / "pyproject.toml").is_file():
         return (_PACKAGE.parent / "LICENSE").read_text(encoding="utf-8")

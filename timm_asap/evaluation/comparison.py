@@ -88,8 +88,8 @@ class Comparison:
 def compare(baseline: Record, model: Record, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
     """Compare two evaluations.
 
-    Where both were made of the same images, each image's two answers are resampled together; elsewhere the images of
-    each by themselves, which gives wider intervals.
+    Where both were made of the same images, each image's two predictions are resampled together; elsewhere the images
+    of each by themselves, which gives wider intervals.
 
     Args:
         baseline: One record.
@@ -127,7 +127,7 @@ class _Resampling:
     def differences(
         self, ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]], seed: tuple[int, int]
     ) -> np.ndarray | None:
-        """In percent, (resamples,); None where the answers per image are not known, and the mean needs them."""
+        """In percent, (resamples,); None where the predictions per image are not known, and the mean needs them."""
         counts = [self._right_answers(right, r) for right, r in zip(self._right, (ours, theirs), strict=True)]
         before, after = counts
         if before is None or after is None:

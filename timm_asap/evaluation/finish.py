@@ -16,7 +16,7 @@ from timm_asap.data.splits import counted
 from timm_asap.evaluation.config import EvaluateConfig, as_file_name
 from timm_asap.evaluation.corruptions import corrupt
 from timm_asap.evaluation.jobs import Job
-from timm_asap.evaluation.measurements import CleanCell, CorruptionCell, Processes
+from timm_asap.evaluation.measurements import CleanMeasurement, CorruptionMeasurement, Processes
 from timm_asap.evaluation.per_image import Measured, save_per_image
 from timm_asap.evaluation.record import (
     PER_IMAGE,
@@ -34,7 +34,7 @@ from timm_asap.provenance import hardware, hub_id_of, package_versions
 from timm_asap.text import plain_text
 
 if TYPE_CHECKING:
-    from timm_asap.evaluation.plots import SheetCell
+    from timm_asap.evaluation.plots import SheetImage
 
 __all__ = ["draw_joint_plots", "draw_plots", "finish", "launcher"]
 
@@ -51,7 +51,7 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
     Raises:
         UserError: If the disk does not take it; an older record is untouched then, and the parts stay.
     """
-    order = {cell.id: place for place, cell in enumerate(job.cells)}
+    order = {measurement.id: place for place, measurement in enumerate(job.measurements)}
     results = sorted(measured.results, key=lambda result: order.get(result["id"], len(order)))
     measures = {result["measure"] for result in results}
     sample_ids = {name: positions for name, positions in job.positions.items() if name in measures}
@@ -73,7 +73,7 @@ def finish(job: Job, measured: Measured, processes: Processes, reference: Record
             save_per_image(per_image, measured.right, sample_ids, job.opened.weights_sha256, job.configuration)
             sync_file(record)
             sync_file(per_image)
-            path.unlink(missing_ok=True)  # an older record must not stand beside newer answers
+            path.unlink(missing_ok=True)  # an older record must not stand beside newer predictions
     else:
         write_json(path, content)
     job.partial.unlink(missing_ok=True)
@@ -128,11 +128,11 @@ def draw_plots(job: Job, record: Record) -> list[Path]:
     if job.config.overwrite and folder.is_symlink():
         remove(folder)  # what it leads to is not this evaluation's
     files = save_plots([record.content], folder)
-    cells = [cell for cell in job.cells if isinstance(cell, CorruptionCell)]
-    if cells:
+    measurements = [measurement for measurement in job.measurements if isinstance(measurement, CorruptionMeasurement)]
+    if measurements:
         rows = {
-            name: [_sheet_cell(job, cell) for cell in cells if cell.corruption == name]
-            for name in dict.fromkeys(cell.corruption for cell in cells)
+            name: [_sheet_cell(job, measurement) for measurement in measurements if measurement.corruption == name]
+            for name in dict.fromkeys(measurement.corruption for measurement in measurements)
         }
         columns = [f"severity {severity}" for severity in job.config.severities]
         position = int(job.positions["corruption"][0])
@@ -141,7 +141,7 @@ def draw_plots(job: Job, record: Record) -> list[Path]:
             f"{plain_text(record.name)}: its answers to one image of class {plain_text(label, 40)} "
             f"(number {position} of the {plain_text(job.data.split_name, 40)}); blue ✓ right, orange ✗ wrong"
         )
-        clean = _sheet_cell(job, CleanCell()) if job.data.corrupted is None else None
+        clean = _sheet_cell(job, CleanMeasurement()) if job.data.corrupted is None else None
         sheet = draw_contact_sheet(list(rows.items()), columns, clean=clean, title=title)
         files.append(save_png(sheet, folder / "contact_sheet.png"))
     return files
@@ -165,14 +165,19 @@ def draw_joint_plots(config: EvaluateConfig, records: Sequence[Record]) -> list[
 
 
 @torch.no_grad()
-def _sheet_cell(job: Job, cell: CleanCell | CorruptionCell) -> SheetCell:
-    from timm_asap.evaluation.plots import SheetCell
+def _sheet_cell(job: Job, measurement: CleanMeasurement | CorruptionMeasurement) -> SheetImage:
+    from timm_asap.evaluation.plots import SheetImage
 
-    batch = job.first_image(cell)
+    batch = job.first_image(measurement)
     pixels = batch.pixels
-    if isinstance(cell, CorruptionCell) and cell.split is None:
+    if isinstance(measurement, CorruptionMeasurement) and measurement.split is None:
         pixels = corrupt(
-            pixels, cell.corruption, cell.severity, cell.table, present(cell.seed, "seed"), batch.positions
+            pixels,
+            measurement.corruption,
+            measurement.severity,
+            measurement.table,
+            present(measurement.seed, "seed"),
+            batch.positions,
         )
     answer = int(job.classifier(pixels).argmax())
-    return SheetCell(pixels[0], plain_text(job.data.dataset.label_names[answer], 40), answer == int(batch.labels))
+    return SheetImage(pixels[0], plain_text(job.data.dataset.label_names[answer], 40), answer == int(batch.labels))

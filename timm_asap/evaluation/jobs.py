@@ -16,10 +16,10 @@ from timm_asap.data.labels import choose_classes, match_labels
 from timm_asap.data.splits import counted
 from timm_asap.errors import UserError, first_line
 from timm_asap.evaluation.config import EvaluateConfig
-from timm_asap.evaluation.measurements import Cell, CleanCell, CorruptionCell
+from timm_asap.evaluation.measurements import CleanMeasurement, CorruptionMeasurement, Measurement
 from timm_asap.evaluation.models import Batch, OpenedModel, PixelBatches, choose_images, open_model, short_name
 from timm_asap.evaluation.per_image import Measured, read_configuration, refuse_changes
-from timm_asap.evaluation.plan import chosen_measures, make_cells, resolve_table, settle_size
+from timm_asap.evaluation.plan import chosen_measures, make_measurements, resolve_table, settle_size
 from timm_asap.evaluation.record import PER_IMAGE, RECORD, Record, check_reference, describe_data, read_record
 from timm_asap.evaluation.sources import MeasuredData
 from timm_asap.machine import check_memory, image_memory
@@ -39,7 +39,7 @@ class Job:
         opened: The model.
         classifier: Pixels in [0, 1] to scores of the data's classes, on the device.
         data: The images.
-        cells: The measurements with an answer per image.
+        cells: The measurements with an prediction per image.
         aliasing: Whether aliasing is measured, too.
         positions: Which images, by measure: clean, corruption, attack, shift, aliasing.
         device: Where it runs.
@@ -54,7 +54,7 @@ class Job:
     opened: OpenedModel
     classifier: PixelModel
     data: MeasuredData
-    cells: list[Cell]
+    measurements: list[Measurement]
     aliasing: bool
     positions: dict[str, torch.Tensor]
     device: torch.device
@@ -75,14 +75,14 @@ class Job:
         return self.folder / PARTIAL
 
     @property
-    def left(self) -> list[Cell]:
+    def left(self) -> list[Measurement]:
         """The measurements that are not finished."""
-        return [cell for cell in self.cells if cell.id not in self.measured.finished]
+        return [measurement for measurement in self.measurements if measurement.id not in self.measured.finished]
 
     @property
     def passes(self) -> float:
         """Forward passes that are left, about."""
-        return sum(cell.passes * len(self.positions[cell.measure]) for cell in self.left)
+        return sum(measurement.passes * len(self.positions[measurement.measure]) for measurement in self.left)
 
     def batches(self, split: Split, measure: str, batch_size: int | None = None) -> PixelBatches:
         """The images of a measure.
@@ -103,10 +103,10 @@ class Job:
             num_workers=self.config.num_workers,
         )
 
-    def first_image(self, cell: Cell) -> Batch:
+    def first_image(self, measurement: Measurement) -> Batch:
         """The first of a cell's images, on the CPU."""
-        split = self.data.split if cell.split is None else cell.split()
-        batches = self.batches(split, cell.measure)
+        split = self.data.split if measurement.split is None else measurement.split()
+        batches = self.batches(split, measurement.measure)
         batches.positions, batches.device = batches.positions[:1], torch.device("cpu")
         return next(iter(batches.load([0])))
 
@@ -138,7 +138,7 @@ def prepare(
         check_memory(needed, f"{name} with --batch-size {config.batch_size}")
     classifier = choose_classes(opened.network, classes, opened.num_classes)
     config, notes = settle_size(config, data, opened.pixels.size)
-    cells = make_cells(config, data, opened.pixels.size)
+    measurements = make_measurements(config, data, opened.pixels.size)
     folder = opened.folder if config.output is None and opened.folder is not None else config.output_folder(name)
     refuse_if_locked_by_another_launch(folder)
     configuration = _configuration(config, opened, data)
@@ -148,7 +148,7 @@ def prepare(
         opened=opened,
         classifier=PixelModel(classifier, opened.pixels.mean, opened.pixels.std).eval(),
         data=data,
-        cells=cells,
+        measurements=measurements,
         aliasing="aliasing" in chosen_measures(config, data),
         positions=_positions(config, data),
         device=device,
@@ -225,10 +225,10 @@ def _earlier(config: EvaluateConfig, folder: Path, configuration: dict[str, Any]
 
 
 def _check_reference(job: Job, reference: Record) -> None:
-    cells = [cell for cell in job.cells if isinstance(cell, CorruptionCell)]
+    measurements = [measurement for measurement in job.measurements if isinstance(measurement, CorruptionMeasurement)]
     data = describe_data(job.data, hub_id_of(job.data.dataset.name))
-    table = resolve_table(job.config.table, job.opened.pixels.size) if not cells else cells[0].table
-    seed = job.config.seed if not cells else cells[0].seed
+    table = resolve_table(job.config.table, job.opened.pixels.size) if not measurements else measurements[0].table
+    seed = job.config.seed if not measurements else measurements[0].seed
     check_reference(reference, data, table, seed, len(job.positions["corruption"]))
 
 
@@ -236,7 +236,7 @@ def _check_reference(job: Job, reference: Record) -> None:
 def _try_out(job: Job) -> None:
     """One image through the network and a corruption: what does not fit says so only there."""
     _, height, width = job.opened.pixels.size
-    image = job.first_image(job.cells[0] if job.cells else CleanCell())
+    image = job.first_image(job.measurements[0] if job.measurements else CleanMeasurement())
     try:
         scores = job.classifier(image.pixels)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
@@ -245,5 +245,7 @@ def _try_out(job: Job) -> None:
         ) from error
     if not isinstance(scores, torch.Tensor) or scores.shape != (1, job.data.dataset.num_classes):
         raise UserError(f"{job.opened.name} gives no scores for {job.data.dataset.num_classes} classes")
-    if first := next((cell for cell in job.cells if isinstance(cell, CorruptionCell)), None):
+    if first := next(
+        (measurement for measurement in job.measurements if isinstance(measurement, CorruptionMeasurement)), None
+    ):
         first.run(job.classifier, image)

@@ -23,7 +23,16 @@ from timm_asap.evaluation.corruptions import corrupt
 from timm_asap.evaluation.models import Batch
 from timm_asap.evaluation.shift import ShiftSpec, shift_consistency
 
-__all__ = ["AttackCell", "Cell", "CleanCell", "CorruptionCell", "Outcome", "Processes", "ShiftCell", "resolve_device"]
+__all__ = [
+    "AttackMeasurement",
+    "CleanMeasurement",
+    "CorruptionMeasurement",
+    "Measurement",
+    "Outcome",
+    "Processes",
+    "ShiftMeasurement",
+    "resolve_device",
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-class Cell(Protocol):
+class Measurement(Protocol):
     """One entry of `results`."""
 
     @property
@@ -89,7 +98,7 @@ class Cell(Protocol):
 
 
 @dataclass(frozen=True)
-class CleanCell:
+class CleanMeasurement:
     """The images as they are."""
 
     measure = "clean"
@@ -109,7 +118,7 @@ class CleanCell:
 
 
 @dataclass(frozen=True)
-class CorruptionCell:
+class CorruptionMeasurement:
     """One corruption at one severity.
 
     Args:
@@ -159,7 +168,7 @@ class CorruptionCell:
 
 
 @dataclass(frozen=True)
-class AttackCell:
+class AttackMeasurement:
     """One attack at one eps."""
 
     spec: AttackSpec
@@ -195,7 +204,7 @@ class AttackCell:
 
 
 @dataclass(frozen=True)
-class ShiftCell:
+class ShiftMeasurement:
     """One kind of shift by one distance."""
 
     spec: ShiftSpec

@@ -29,7 +29,7 @@ class OpenedModel:
 
     Args:
         name: As it was asked for.
-        network: In eval mode, on the CPU; takes normalised pixels.
+        network: In eval mode, on the CPU; takes normalized pixels.
         architecture: timm's name of the architecture.
         asap: The resolved window, boundary, layout and stem of a twin; None for a plain network.
         pixels: How images are prepared for it.
@@ -54,7 +54,7 @@ class OpenedModel:
 
     @property
     def num_classes(self) -> int:
-        """How many classes it tells apart."""
+        """How many classes it has."""
         return undeclared(self.network).num_classes
 
 
@@ -124,7 +124,7 @@ class Batch:
 
 
 class PixelBatches:
-    """Batches of some images of a split, not normalised.
+    """Batches of some images of a split, not normalized.
 
     Batch k holds the same images whatever process asks for it. Large images are decoded once, and kept in eight bits
     while they fit into memory.

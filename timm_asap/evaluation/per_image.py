@@ -66,7 +66,7 @@ class Measured:
     Args:
         finished: Ids of the cells that are.
         results: Entries of the record.
-        right: uint8 (N,) by the id of the entry; those without an answer per image have none.
+        right: uint8 (N,) by the id of the entry; those without an prediction per image have none.
         unfinished: The cell under way.
         threads: Of the CPU, where they were chosen: an evaluation goes on with as many, to the same last digit.
     """

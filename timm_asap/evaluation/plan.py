@@ -11,11 +11,17 @@ from timm_asap.errors import UserError
 from timm_asap.evaluation.config import MEASURES, EvaluateConfig
 from timm_asap.evaluation.corruptions import approximation
 from timm_asap.evaluation.corruptions.apply import SMALLEST_SIDE
-from timm_asap.evaluation.measurements import AttackCell, Cell, CleanCell, CorruptionCell, ShiftCell
+from timm_asap.evaluation.measurements import (
+    AttackMeasurement,
+    CleanMeasurement,
+    CorruptionMeasurement,
+    Measurement,
+    ShiftMeasurement,
+)
 from timm_asap.evaluation.shift import ShiftSpec
 from timm_asap.evaluation.sources import MeasuredData, corruptions_in
 
-__all__ = ["attack_specs", "make_cells", "resolve_table", "settle_files", "settle_size"]
+__all__ = ["attack_specs", "make_measurements", "resolve_table", "settle_files", "settle_size"]
 
 _CIFAR_SIDE_PX = 64
 """The largest side that the parameters of CIFAR-10-C are meant for."""
@@ -65,7 +71,9 @@ def settle_size(
     return config, notes
 
 
-def make_cells(config: EvaluateConfig, data: MeasuredData, input_size: tuple[int, int, int]) -> list[Cell]:
+def make_measurements(
+    config: EvaluateConfig, data: MeasuredData, input_size: tuple[int, int, int]
+) -> list[Measurement]:
     """The measurements, in the order in which they run and stand in the record; aliasing, which has no answer per
     image, is none of them.
 
@@ -75,18 +83,20 @@ def make_cells(config: EvaluateConfig, data: MeasuredData, input_size: tuple[int
         input_size: (C, H, W) that the network takes.
 
     Raises:
-        UserError: If a measure cannot be had of these data, or needs a package that is not installed.
+        UserError: If a measure is not possible with these data, or needs a package that is not installed.
     """
-    cells: dict[str, Sequence[Cell]] = {
-        "clean": [CleanCell()],
+    measurements: dict[str, Sequence[Measurement]] = {
+        "clean": [CleanMeasurement()],
         "corruptions": _corruption_cells(config, data, input_size),
-        "attacks": [AttackCell(spec) for spec in attack_specs(config)] if "attacks" in config.measures else [],
+        "attacks": [AttackMeasurement(spec) for spec in attack_specs(config)] if "attacks" in config.measures else [],
         "shift": [
-            ShiftCell(ShiftSpec(kind, pixels, config.seed)) for kind in config.shifts for pixels in config.shift_pixels
+            ShiftMeasurement(ShiftSpec(kind, pixels, config.seed))
+            for kind in config.shifts
+            for pixels in config.shift_pixels
         ],
         "aliasing": [],
     }
-    return [cell for measure in chosen_measures(config, data) for cell in cells[measure]]
+    return [measurement for measure in chosen_measures(config, data) for measurement in measurements[measure]]
 
 
 def chosen_measures(config: EvaluateConfig, data: MeasuredData) -> tuple[str, ...]:
@@ -151,18 +161,18 @@ def attack_specs(config: EvaluateConfig) -> list[AttackSpec]:
 
 def _corruption_cells(
     config: EvaluateConfig, data: MeasuredData, input_size: tuple[int, int, int]
-) -> list[CorruptionCell]:
+) -> list[CorruptionMeasurement]:
     if "corruptions" not in config.measures:
         return []
-    cells = []
+    measurements = []
     for name in config.corruptions:
         for severity in config.severities:
             if data.corrupted is None:
                 table = resolve_table(config.table, input_size)
                 note = approximation(name, table, input_size[1:], input_size[0])
-                cells.append(CorruptionCell(name, severity, table, config.seed, note))
+                measurements.append(CorruptionMeasurement(name, severity, table, config.seed, note))
             else:
                 table = "cifar" if config.dataset == "cifar10-c" else "imagenet"
                 images = partial(data.corrupted, name, severity)
-                cells.append(CorruptionCell(name, severity, table, None, split=images))
-    return cells
+                measurements.append(CorruptionMeasurement(name, severity, table, None, split=images))
+    return measurements

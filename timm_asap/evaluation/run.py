@@ -18,7 +18,7 @@ from timm_asap.evaluation.aliasing import measure_batch, merge_aliasing
 from timm_asap.evaluation.config import EvaluateConfig
 from timm_asap.evaluation.finish import draw_joint_plots, draw_plots, finish
 from timm_asap.evaluation.jobs import Job, prepare, take_up
-from timm_asap.evaluation.measurements import Cell, Processes
+from timm_asap.evaluation.measurements import Measurement, Processes
 from timm_asap.evaluation.models import PixelBatches
 from timm_asap.evaluation.per_image import Measured, Unfinished
 from timm_asap.evaluation.plan import settle_files
@@ -120,8 +120,8 @@ class _Evaluation:
                 job.classifier.to(job.device).to(memory_format=memory_format)
                 stack.callback(lambda: job.classifier.to("cpu").to(memory_format=torch.contiguous_format))
                 self._settle_threads()
-                for cell in job.left:
-                    self._measure(cell)
+                for measurement in job.left:
+                    self._measure(measurement)
                 if job.aliasing and "aliasing" not in self.measured.finished:
                     self._measure_aliasing()
         except BaseException:
@@ -143,41 +143,41 @@ class _Evaluation:
         self.display.say(str(chosen))
         self.measured = replace(self.measured, threads=chosen.threads)
 
-    def _measure(self, cell: Cell) -> None:
-        """One cell: each round every process takes a batch, and all come to know the answers of all."""
-        batches = self._images(cell)
+    def _measure(self, measurement: Measurement) -> None:
+        """One cell: each round every process takes a batch, and all come to know the predictions of all."""
+        batches = self._images(measurement)
         state = self.measured.unfinished
-        if state is None or state.id != cell.id:
-            state = Unfinished.empty(cell.id, len(batches.positions))
-        self.display.begin(f"{self.job.shown_name}  {cell.id}")
-        self.display.skip(cell.passes * int(state.done.sum()))
+        if state is None or state.id != measurement.id:
+            state = Unfinished.empty(measurement.id, len(batches.positions))
+        self.display.begin(f"{self.job.shown_name}  {measurement.id}")
+        self.display.skip(measurement.passes * int(state.done.sum()))
         numbers = [number for number in range(len(batches)) if not state.done[batches.rows(number)].all()]
         mine = self.processes.share(numbers)
         loaded = batches.load(mine)
         for first in range(0, len(numbers), self.processes.count):
-            own = Unfinished.empty(cell.id, len(batches.positions))
+            own = Unfinished.empty(measurement.id, len(batches.positions))
             if (turn := first // self.processes.count) < len(mine):
-                own = self._fill(own, cell, next(loaded), batches.rows(mine[turn]))
+                own = self._fill(own, measurement, next(loaded), batches.rows(mine[turn]))
             state = self._merge(state, own)
             self.measured = replace(self.measured, unfinished=state)
             images = sum(
                 len(batches.positions[batches.rows(number)]) for number in numbers[first : first + self.processes.count]
             )
-            self.display.advance(cell.passes * images)
+            self.display.advance(measurement.passes * images)
             if time.monotonic() - self._saved_at > _SECONDS_BETWEEN_SAVES:
                 self._save()
-        result = self._result(cell, state)
+        result = self._result(measurement, state)
         self.measured = replace(
             self.measured,
-            finished=(*self.measured.finished, cell.id),
+            finished=(*self.measured.finished, measurement.id),
             results=(*self.measured.results, result),
-            right={**self.measured.right, cell.id: state.right},
+            right={**self.measured.right, measurement.id: state.right},
             unfinished=None,
         )
         self._save()
 
-    def _fill(self, own: Unfinished, cell: Cell, batch: Any, rows: slice) -> Unfinished:
-        outcome = cell.run(self.job.classifier, batch)
+    def _fill(self, own: Unfinished, measurement: Measurement, batch: Any, rows: slice) -> Unfinished:
+        outcome = measurement.run(self.job.classifier, batch)
         own.right[rows] = outcome.right.to(torch.uint8)
         own.done[rows] = 1
         if outcome.loss is not None:
@@ -217,32 +217,34 @@ class _Evaluation:
         )
         self._save()
 
-    def _images(self, cell: Cell) -> PixelBatches:
-        if cell.split is not None:
-            return self.job.batches(cell.split(), cell.measure)
+    def _images(self, measurement: Measurement) -> PixelBatches:
+        if measurement.split is not None:
+            return self.job.batches(measurement.split(), measurement.measure)
         # one object for all cells of the same images, which keeps them decoded
-        which = "attack" if cell.measure == "attack" else "clean"
-        if (which, cell.batch_size) not in self._batches:
-            images = self.job.batches(self.job.data.split, which, cell.batch_size)
-            self._batches[which, cell.batch_size] = images
-        return self._batches[which, cell.batch_size]
+        which = "attack" if measurement.measure == "attack" else "clean"
+        if (which, measurement.batch_size) not in self._batches:
+            images = self.job.batches(self.job.data.split, which, measurement.batch_size)
+            self._batches[which, measurement.batch_size] = images
+        return self._batches[which, measurement.batch_size]
 
-    def _result(self, cell: Cell, state: Unfinished) -> dict[str, Any]:
+    def _result(self, measurement: Measurement, state: Unfinished) -> dict[str, Any]:
         images, right = len(state.right), int(state.right.sum())
         result = {
-            "measure": cell.measure,
-            "id": cell.id,
-            **cell.record(),
+            "measure": measurement.measure,
+            "id": measurement.id,
+            **measurement.record(),
             "images": images,
-            cell.metric: 100 * right / images,
+            measurement.metric: 100 * right / images,
             "interval": list(wilson_interval(right, images)),
         }
-        if cell.measure in ("clean", "corruption"):
+        if measurement.measure in ("clean", "corruption"):
             loss = state.loss.double().mean().item()
             if not torch.isfinite(torch.tensor(loss)):
-                raise UserError(f"{self.job.opened.name}: the loss of {cell.id} is {loss}: its outputs are no numbers")
+                raise UserError(
+                    f"{self.job.opened.name}: the loss of {measurement.id} is {loss}: its outputs are no numbers"
+                )
             result["loss"] = loss
-        if cell.measure == "attack":
+        if measurement.measure == "attack":
             result["warnings"] = list(state.warnings)
         return result
 

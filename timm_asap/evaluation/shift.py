@@ -1,8 +1,8 @@
-"""Shift consistency: whether a model answers the same when its image moves by whole or half pixels.
+"""Shift consistency: whether a model predicts the same when its image moves by whole or half pixels.
 
 Zhang ("Making Convolutional Networks Shift-Invariant Again", ICML 2019, arXiv 1904.11486, section 4.1) counts how
-often the answers to two shifts of an image agree, both drawn at random from up to 32 pixels. Here one of the two is the
-image itself and the other is moved by a given distance, so that the answer is a curve over distances.
+often the predictions for two shifts of an image agree, both drawn at random from up to 32 pixels. Here one of the two
+is the image itself and the other is moved by a given distance, so that the result is a curve over distances.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from timm_asap.errors import UserError, unknown_name
 
 __all__ = ["ShiftKind", "ShiftSpec", "shift_consistency", "shift_images"]
 
-# The eight neighbours of a pixel, as (down, right).
+# The eight neighbors of a pixel, as (down, right).
 _DIRECTIONS = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0))
 
 # Separates the draw of a direction from other draws of the same seed and image: "shift" in ASCII.
@@ -97,7 +97,7 @@ def shift_images(images: torch.Tensor, kind: str, pixels: tuple[float, float] | 
     float64. Nothing is blurred, as bilinear interpolation would do; in return a sharp edge rings, and values may leave
     [0, 1] by some percent. They are not clipped: a clipped image would be no shift of the first.
 
-    A circular shift of an even size has one frequency that cannot turn, the alternation of neighbours (the Nyquist
+    A circular shift of an even size has one frequency that cannot turn, the alternation of neighbors (the Nyquist
     frequency): it is multiplied by `cos(pi pixels)`, the mean of its turns either way, which is 0 at half a pixel. The
     mirrored image of `"crop"` has no such part.
 

@@ -61,7 +61,7 @@ def class_folders(
     order = names if names is not None else in_order(found.label_names, class_order or "alphabetical")
     if set(order) != set(found.label_names):
         other = sorted(set(order) ^ set(found.label_names))
-        raise UserError(f"{folder} has other classes than its neighbours, such as {other[0]}: fetch it again")
+        raise UserError(f"{folder} has other classes than its neighbors, such as {other[0]}: fetch it again")
     number = {name: label for label, name in enumerate(order)}
     new = torch.tensor([number[name] for name in found.label_names])
     numbers = new[torch.tensor(labels)]
@@ -178,7 +178,7 @@ class MeasuredData:
         dataset: Where they come from.
         split: The clean images; for a set of corrupted ones, its first corruption.
         split_name: Which images these are.
-        crop_pct: Share of the side that the centre crop keeps; None leaves it to the model.
+        crop_pct: Fraction of the side that the center crop keeps; None leaves it to the model.
         corrupted: From a corruption and a severity to images that are corrupted already; None where the images are
             clean.
     """
@@ -244,7 +244,7 @@ def _imagenet_c(folder: Path, config: EvaluateConfig) -> MeasuredData:
     def corrupted(name: str, severity: int) -> Split:
         split, *_ = class_folders(places[name] / str(severity), names)
         if not torch.equal(split.labels, first.labels):
-            raise UserError(f"{places[name] / str(severity)} holds other images than its neighbours: fetch it again")
+            raise UserError(f"{places[name] / str(severity)} holds other images than its neighbors: fetch it again")
         return split
 
     for name in config.corruptions:
@@ -253,7 +253,7 @@ def _imagenet_c(folder: Path, config: EvaluateConfig) -> MeasuredData:
                 raise UserError(f"there is no folder {places[name] / str(severity)}: fetch ImageNet-C again")
     about = {"test_name": "validation", "source": _IMAGENET_C, "class_order": config.class_order, "notes": notes}
     dataset = large_dataset("imagenet-c", names, first, first, **about)
-    # its images are the 224 pixels of the centre crop already
+    # its images are the 224 pixels of the center crop already
     return MeasuredData(dataset, first, "validation", crop_pct=1.0, corrupted=corrupted)
 
 

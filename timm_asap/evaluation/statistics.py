@@ -49,11 +49,11 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
         Statistical Association 22, 1927, 209-212.
     """
     share, z2 = right / total, _Z * _Z
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    center = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = _Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total * total))
     # at 0 and 1 the formula gives these ends exactly, and rounding takes them off by the last digit
-    low = 0.0 if right == 0 else 100 * (centre - half)
-    high = 100.0 if right == total else 100 * (centre + half)
+    low = 0.0 if right == 0 else 100 * (center - half)
+    high = 100.0 if right == total else 100 * (center + half)
     return low, high
 
 

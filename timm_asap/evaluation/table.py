@@ -166,7 +166,7 @@ def _print_shifts(results: Sequence[Result], console: Console) -> None:
     for kind in dict.fromkeys(result["kind"] for result in results):
         found = {result["pixels"]: result for result in results if result["kind"] == kind}
         table.add(kind, *(f"{found[p]['consistency']:.2f}" if p in found else "-" for p in distances))
-    print_lines(["", f"same answer after a shift by so many pixels, {results[0]['images']:,} images"], console)
+    print_lines(["", f"same prediction after a shift by so many pixels, {results[0]['images']:,} images"], console)
     table.print(console)
 
 

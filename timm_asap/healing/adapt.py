@@ -18,7 +18,7 @@ from timm_asap._types import present
 from timm_asap.command_line import flag
 from timm_asap.data.splits import counted
 from timm_asap.errors import UserError
-from timm_asap.healing.adapt_plan import load_network_pair, load_unlabelled, make_adapt_plan, steps_in_minutes
+from timm_asap.healing.adapt_plan import load_network_pair, load_unlabeled, make_adapt_plan, steps_in_minutes
 from timm_asap.healing.fidelity import Fidelity, Outputs, compare_outputs, outputs_of
 from timm_asap.healing.heal import heal
 from timm_asap.healing.pair import Blend
@@ -72,7 +72,7 @@ def adapt(model: str | nn.Module, images: str | Path | torch.Tensor | None = Non
     Args:
         model: A pretrained model of timm, its twin, a run folder or hf-hub:NAME; or a converted network of timm with
             the plain one's weights, which is then adapted in place.
-        images: A folder of images without labels, or normalised images as the network takes them: a float tensor
+        images: A folder of images without labels, or normalized images as the network takes them: a float tensor
             (N, C, H, W); of these, a fifth is held out to measure on. None where `dataset` names a data set.
         **options: Fields of `AdaptConfig`, such as `steps`, `minutes`, `output`, `seed`, `resume`.
 
@@ -105,7 +105,7 @@ def run_adaptation(
     Args:
         config: What was asked for.
         network: The converted network, in place of the one that `config.model` names.
-        tensor: Normalised images, in place of those that `config.images` names.
+        tensor: Normalized images, in place of those that `config.images` names.
 
     Raises:
         UserError: If it cannot be run.
@@ -115,7 +115,7 @@ def run_adaptation(
     config = _as_it_was_started(config, folder) if config.resume else config
     starts = not (config.resume and folder.checkpoints.files())
     pair = load_network_pair(config, network)
-    dataset = load_unlabelled(config, pair, tensor)
+    dataset = load_unlabeled(config, pair, tensor)
     config = replace(config, steps=config.steps or steps_in_minutes(config, pair, dataset), minutes=None)
     plan = make_adapt_plan(config, pair, dataset)
     held_out = _HeldOut(plan, pair.plain)

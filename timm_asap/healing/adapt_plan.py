@@ -15,7 +15,7 @@ from timm_asap._io import cut_path
 from timm_asap._types import pretrained_cfg_of, undeclared
 from timm_asap.data.config import PixelConfig
 from timm_asap.data.splits import counted
-from timm_asap.data.unlabelled import load_images
+from timm_asap.data.unlabeled import load_images
 from timm_asap.errors import UserError
 from timm_asap.healing.pair import load_pair, plain_copy
 from timm_asap.healing.refit import converted_convolutions
@@ -28,7 +28,7 @@ __all__ = [
     "NetworkPair",
     "imagenet_names",
     "load_network_pair",
-    "load_unlabelled",
+    "load_unlabeled",
     "make_adapt_plan",
     "steps_in_minutes",
 ]
@@ -94,7 +94,7 @@ def load_network_pair(config: AdaptConfig, network: nn.Module | None) -> Network
     return NetworkPair(name, plain.eval().requires_grad_(False), twin)
 
 
-def load_unlabelled(config: AdaptConfig, pair: NetworkPair, tensor: torch.Tensor | None) -> data.ImageDataset:
+def load_unlabeled(config: AdaptConfig, pair: NetworkPair, tensor: torch.Tensor | None) -> data.ImageDataset:
     """The images, with the classes of the twin.
 
     Args:
@@ -111,7 +111,7 @@ def load_unlabelled(config: AdaptConfig, pair: NetworkPair, tensor: torch.Tensor
         dataset = _of_tensor(tensor, pair.twin)
     elif config.images is not None:
         if channels != 3:
-            raise UserError(f"--images holds colour images, {config.model} takes {channels} channels: give --dataset")
+            raise UserError(f"--images holds color images, {config.model} takes {channels} channels: give --dataset")
         dataset = load_images(
             config.images, max(size), held_out=config.held_out, skip_unreadable=config.skip_unreadable
         )
@@ -136,7 +136,7 @@ def load_unlabelled(config: AdaptConfig, pair: NetworkPair, tensor: torch.Tensor
 
 
 def _of_tensor(images: torch.Tensor, twin: nn.Module) -> data.ImageDataset:
-    """Normalised images as a data set, a fifth held out."""
+    """Normalized images as a data set, a fifth held out."""
     if images.ndim != 4 or not images.is_floating_point():
         raise UserError(f"images: expected a float tensor (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
     if len(images) < 5 or not images.isfinite().all():
@@ -273,7 +273,7 @@ def make_adapt_plan(config: AdaptConfig, pair: NetworkPair, dataset: data.ImageD
         ),
         train_size=_train_size(config, dataset),
         augment=augment,
-        labelled=False,
+        labeled=False,
         lr_scales=_sizes_of_weights(pair),
     )
 

@@ -28,7 +28,7 @@ def measuring(model: nn.Module, by_batch: bool) -> Iterator[None]:
 
     Args:
         model: The model.
-        by_batch: Its BatchNorm layers normalise each batch by itself, as in training, and update nothing: what
+        by_batch: Its BatchNorm layers normalize each batch by itself, as in training, and update nothing: what
             follows them does not depend on statistics that are still to be estimated.
     """
     layers = batchnorm_layers(model) if by_batch else {}
@@ -77,7 +77,7 @@ class _Moments:
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[torch.Tensor]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Replace the running mean and variance of every BatchNorm layer by those of its input over all images.
 
-    One pass. Each layer's input is what the layers before it give when each batch is normalised by itself, as in
+    One pass. Each layer's input is what the layers before it give when each batch is normalized by itself, as in
     training; over the batches, mean and variance are pooled by their number of samples, so neither their order nor
     their sizes weigh in. Train and evaluation modes, momentum and the counters of batches stay as they are; nothing
     is written unless the whole pass succeeds.
@@ -120,7 +120,7 @@ def move_batchnorm(
         M + sqrt(V) (m' - m) / sqrt(v),        V v' / v
 
     so that images of another distribution than the training images move them only as far as conversion does. One
-    pass: while it runs, each layer normalises with statistics that are moved by the batch it gets, so that what
+    pass: while it runs, each layer normalizes with statistics that are moved by the batch it gets, so that what
     follows it is repaired already. Over the batches, means and variances are pooled.
 
     Args:

@@ -23,7 +23,7 @@ __all__ = [
     "HealReport",
     "HealStage",
     "Outputs",
-    "RefitSite",
+    "RefitLayer",
     "compare_outputs",
     "divergence",
     "measure_fidelity",
@@ -127,7 +127,7 @@ def outputs_of(model: nn.Module, batches: Iterable[torch.Tensor]) -> Outputs:
 
     Args:
         model: Any network with parameters.
-        batches: Images (B, C, H, W), normalised.
+        batches: Images (B, C, H, W), normalized.
 
     Raises:
         TypeError: If its output holds no tensors.
@@ -159,7 +159,7 @@ def measure_fidelity(plain: nn.Module, model: nn.Module, batches: Iterable[torch
     Args:
         plain: The plain network.
         model: The other one, with the same classes.
-        batches: Images (B, C, H, W), normalised; gone through twice.
+        batches: Images (B, C, H, W), normalized; gone through twice.
 
     Raises:
         ValueError: If the plain network's output is not finite.
@@ -184,7 +184,7 @@ def _wilson(right: int, total: int) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class RefitSite:
+class RefitLayer:
     """One converted convolution and its refit.
 
     Attributes:
@@ -245,14 +245,14 @@ class HealReport:
     images: int
     batchnorm: tuple[str, ...] = ()
     batchnorm_left: tuple[str, ...] = ()
-    sites: tuple[RefitSite, ...] = ()
+    sites: tuple[RefitLayer, ...] = ()
     note: str = ""
     held_out: int = 0
     before: Fidelity | None = None
     stages: tuple[HealStage, ...] = ()
 
     @property
-    def refitted(self) -> tuple[RefitSite, ...]:
+    def refitted(self) -> tuple[RefitLayer, ...]:
         """The convolutions whose weights were changed."""
         return tuple(site for site in self.sites if site.refitted) if self._kept("refit") else ()
 

@@ -34,7 +34,7 @@ def heal(
     batch_size: int = 128,
     seed: int = 0,
 ) -> HealReport:
-    """Repair a converted network with unlabelled images, in place, and only as far as it helps.
+    """Repair a converted network with unlabeled images, in place, and only as far as it helps.
 
     Weights that were trained without ASAP meet other statistics once the strides are swapped. Two repairs, neither
     of which takes labels or gradients:
@@ -56,12 +56,12 @@ def heal(
 
     Args:
         model: A converted network, on any device.
-        images: Images as the network takes them, normalised: a float tensor (N, C, H, W), or an iterable of batches,
+        images: Images as the network takes them, normalized: a float tensor (N, C, H, W), or an iterable of batches,
             such as a data loader; of (images, labels) the labels are ignored. Without random augmentation, best.
         batchnorm: Move the BatchNorm statistics.
         refit: Refit the converted convolutions. With "all", every convolution from the first converted one on: what
             low-passing takes away at one layer is then made up for at those behind it. That takes a single pass, on
-            256 images at most. Layers with a standardised weight have none to fit, and are left.
+            256 images at most. Layers with a standardized weight have none to fit, and are left.
         training_distribution: The images are those that the network was trained on, or alike: replace the statistics
             by theirs. A few hundred images of another distribution would ruin even the plain network that way.
         plain: The network before its conversion; by default `model` with its conversion undone, which is right as

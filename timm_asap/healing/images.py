@@ -1,4 +1,4 @@
-"""Unlabelled images from whatever holds them, as batches that can be gone through several times."""
+"""Unlabeled images from whatever holds them, as batches that can be gone through several times."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 __all__ = ["ImageBatches"]
 
-# BatchNorm normalises each batch by itself while statistics are measured: of a few images alone, badly.
+# BatchNorm normalizes each batch by itself while statistics are measured: of a few images alone, badly.
 _SMALLEST_BATCH = 32
 
 # One image in five is set aside to measure what a repair brings, up to 1,000 of them: enough for an interval of 3 %.
@@ -27,7 +27,7 @@ class ImageBatches:
 
     Args:
         images: A float tensor (N, C, H, W), or an iterable of such batches; of a batch that is a tuple or a list, the
-            first entry counts, so that a loader of (images, labels) will do. Images labelled -1, as the loaders of
+            first entry counts, so that a loader of (images, labels) will do. Images labeled -1, as the loaders of
             `timm_asap.data` label those that cannot be read, are left out.
         device: Where the batches are put.
         dtype: What they are cast to.
@@ -128,7 +128,7 @@ def _checked(batch: Any) -> torch.Tensor:
     if images.ndim != 4:
         raise ValueError(f"images: expected batches of shape (B, C, H, W), got {tuple(images.shape)}")
     if not images.is_floating_point():
-        raise TypeError(f"images: expected floating-point images, normalised for the model, got {images.dtype}")
+        raise TypeError(f"images: expected floating-point images, normalized for the model, got {images.dtype}")
     images = images.detach()
     labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
     if isinstance(labels, torch.Tensor) and labels.shape == images.shape[:1] and (labels == _UNREADABLE).any():

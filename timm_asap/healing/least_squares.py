@@ -16,7 +16,7 @@ __all__ = ["ConvCall", "ConvCalls", "ResidualFit", "output_positions", "rows_of"
 class ResidualFit:
     """Sums from which the correction of a linear layer, per group, follows in closed form.
 
-    For rows `x` of its input and the residual `r = target - output` there, the correction `D` minimises
+    For rows `x` of its input and the residual `r = target - output` there, the correction `D` minimizes
     `|r - x D|^2 + lam |D|^2`: it fits what is missing and stays close to the weights the layer has, also in
     directions that its input never takes. Memory does not grow with the number of rows.
     """
@@ -116,7 +116,7 @@ class ConvCall:
 class ConvCalls(TorchFunctionMode):
     """Shows every 2-D convolution that runs within it, whatever layer calls it.
 
-    The call is what counts, not the layer: 'same' padding, pooling before the convolution or a standardised weight
+    The call is what counts, not the layer: 'same' padding, pooling before the convolution or a standardized weight
     are all done by then.
 
     Args:

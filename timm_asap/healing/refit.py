@@ -19,7 +19,7 @@ from torch import nn
 from timm_asap._types import undeclared
 from timm_asap.conversion.strided import is_converted
 from timm_asap.healing.batchnorm import measuring
-from timm_asap.healing.fidelity import RefitSite
+from timm_asap.healing.fidelity import RefitLayer
 from timm_asap.healing.least_squares import ConvCall, ConvCalls, ResidualFit, output_positions, rows_of
 
 __all__ = ["converted_convolutions", "refit_convolutions"]
@@ -61,7 +61,7 @@ def refit_convolutions(
     by_batch: bool,
     seed: int,
     every: bool = False,
-) -> tuple[RefitSite, ...]:
+) -> tuple[RefitLayer, ...]:
     """Refit convolutions whose weight is free, in place.
 
     Args:
@@ -71,7 +71,7 @@ def refit_convolutions(
         ridge: Penalty of a change of the weights, as a share of the mean squared input; None takes, for each
             convolution, the one of five with the least error on the images that the fit does not see.
         positions: Output positions taken of each image, at random.
-        by_batch: BatchNorm layers of `model` normalise each batch by itself: they are re-estimated afterwards.
+        by_batch: BatchNorm layers of `model` normalize each batch by itself: they are re-estimated afterwards.
         seed: Seed of the positions.
         every: Refit every convolution from the first converted one on, not only the converted ones: in one pass, for
             which 256 images at most are held in memory.
@@ -89,7 +89,7 @@ def refit_convolutions(
             return _refit_in_one_pass(model, plain, names, _first_images(batches), ridge, positions, seed)
         for name, reason in names.items():
             if reason:
-                sites.append(RefitSite(name, refitted=False, reason=reason))
+                sites.append(RefitLayer(name, refitted=False, reason=reason))
             else:
                 generator = torch.Generator().manual_seed(seed)
                 sites.append(_refit(model, plain, name, batches, ridge, positions, generator))
@@ -139,7 +139,7 @@ def _refit(
     ridge: float | None,
     positions: int,
     generator: torch.Generator,
-) -> RefitSite:
+) -> RefitLayer:
     began = time.perf_counter()
     layer = model.get_submodule(name)
     biased = layer.bias is not None
@@ -148,7 +148,7 @@ def _refit(
         call = _convolution_at(model, layer, batch)
         target = _output_at(plain, plain.get_submodule(name), batch).to(call.output.device)
         if target.shape != call.output.shape:
-            return RefitSite(
+            return RefitLayer(
                 name, False, f"the plain layer gives {tuple(target.shape[1:])}, it {tuple(call.output.shape[1:])}"
             )
         where = output_positions(call.output, positions, generator)
@@ -162,7 +162,7 @@ def _refit(
 
 def _fitted(
     name: str, layer: nn.Module, fit: ResidualFit, held_out: ResidualFit, ridge: float | None, began: float
-) -> RefitSite:
+) -> RefitLayer:
     """Correct a layer by what its rows say, unless that does not lower the error on those that are held out."""
     biased = layer.bias is not None
     if not torch.isfinite(torch.tensor([fit.residual_energy, fit.target_energy, held_out.residual_energy])).all():
@@ -175,7 +175,7 @@ def _fitted(
     if better:
         _correct(layer, corrections[errors.index(after)])
     reason = "" if better else "the refit does not lower the error on images that it did not see"
-    return RefitSite(name, better, reason, before, after, time.perf_counter() - began)
+    return RefitLayer(name, better, reason, before, after, time.perf_counter() - began)
 
 
 def _first_images(batches: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -198,7 +198,7 @@ def _refit_in_one_pass(
     ridge: float | None,
     positions: int,
     seed: int,
-) -> tuple[RefitSite, ...]:
+) -> tuple[RefitLayer, ...]:
     """Refit layers while the model runs once on all images: each, when its turn comes, before what follows it runs.
 
     Args:
@@ -214,7 +214,7 @@ def _refit_in_one_pass(
     free = [name for name, reason in names.items() if not reason]
     targets = _targets(plain, free, images, positions, generator)
     layers = {id(model.get_submodule(name).weight): name for name in free}
-    done: dict[str, RefitSite] = {}
+    done: dict[str, RefitLayer] = {}
 
     def look(call: ConvCall) -> bool:
         name = layers.get(id(call.weight))
@@ -226,7 +226,7 @@ def _refit_in_one_pass(
         for start, where, size, target in targets[name]:
             if size != call.output.shape[1:]:
                 sizes = f"the plain layer gives {tuple(size)}, it {tuple(call.output.shape[1:])}"
-                done[name] = RefitSite(name, False, sizes)
+                done[name] = RefitLayer(name, False, sizes)
                 return False
             target = target.to(call.output.device)
             of_part = replace(call, input=call.input[start:], output=call.output[start:])
@@ -239,7 +239,7 @@ def _refit_in_one_pass(
 
     with ConvCalls(look):
         model(images)
-    return tuple(done.get(name) or RefitSite(name, refitted=False, reason=reason) for name, reason in names.items())
+    return tuple(done.get(name) or RefitLayer(name, refitted=False, reason=reason) for name, reason in names.items())
 
 
 def _targets(

@@ -1,4 +1,4 @@
-"""What `timm-asap heal` does: swaps a trained network's strides, repairs it with unlabelled images, and writes it."""
+"""What `timm-asap heal` does: swaps a trained network's strides, repairs it with unlabeled images, and writes it."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _in_the_models_order(options: HealOptions, dataset: data.ImageDataset, model
     num_classes: int = undeclared(model).num_classes
     if num_classes != dataset.num_classes:
         raise UserError(
-            f"{options.model} tells {num_classes} classes apart, and {options.dataset} has "
+            f"{options.model} has {num_classes} classes, and {options.dataset} has "
             f"{dataset.num_classes}: heal with the data set that the model was trained on"
         )
     own = pretrained_cfg_of(model).get("label_names")

@@ -21,7 +21,7 @@ from timm_asap.hub.cards import results
 from timm_asap.hub.cards.base_model import Origin
 from timm_asap.hub.cards.comparison import COMPARISON, make_comparison
 from timm_asap.hub.cards.limitations import limits
-from timm_asap.hub.cards.metadata import Licence, choose_licence, citations, metadata, of_data, states_licence
+from timm_asap.hub.cards.metadata import License, choose_license, citations, metadata, of_data, states_license
 from timm_asap.hub.cards.privacy import refuse_token
 from timm_asap.hub.cards.records import RunRecords, read_records
 from timm_asap.hub.cards.training import adaptation_lines, healing_lines, training_lines
@@ -84,8 +84,8 @@ def write_card(
             records = _compare(records, Path(against))
         if path.resolve().parent != folder.resolve():
             records = replace(records, plots=())  # a card shows them by relative paths
-        licence = choose_licence(records.origin, license, _licence_so_far(previous, records.origin))
-        text = _render(records, licence, sections, repo, shipped_as, figure)
+        weights_license = choose_license(records.origin, license, _license_so_far(previous, records.origin))
+        text = _render(records, weights_license, sections, repo, shipped_as, figure)
     except (KeyError, UndefinedError) as error:
         raise UserError(f"{folder}: its records lack what the card shows: {error}; make them anew") from error
     except UserError:
@@ -125,7 +125,7 @@ def _previous(path: Path, folder: Path, overwrite: bool) -> _Card:
     return _Card(path, "")
 
 
-def _licence_so_far(previous: _Card, origin: Origin | None) -> str | None:
+def _license_so_far(previous: _Card, origin: Origin | None) -> str | None:
     """What a card states, unless it was made before it was known that the weights come from elsewhere."""
     if not previous.text or (origin is not None and f"started from {origin}" not in previous.text):
         return None
@@ -165,7 +165,7 @@ def _as_json(record: Mapping[str, Any]) -> str:
 
 def _render(
     records: RunRecords,
-    licence: Licence,
+    license: License,
     kept: Mapping[str, str],
     repo: str | None,
     shipped_as: str | None,
@@ -177,18 +177,18 @@ def _render(
         _templates()
         .get_template("card.md.jinja")
         .render(
-            metadata=metadata(records, licence).to_yaml(line_break="\n"),
+            metadata=metadata(records, license).to_yaml(line_break="\n"),
             mark=MARK,
             run=records,
             model=records.model,
-            licence=licence,
+            license=license,
             limits=limits(records, repo),
             training=training_lines(records),
             healing=healing_lines(records),
             adaptation=adaptation_lines(records),
             citations=citations(records),
             cites_data=of_data(records) is not None,
-            data_are_licensed=states_licence(records.data["source"]),
+            data_are_licensed=states_license(records.data["source"]),
             found={
                 measure: results.of_measure(records, measure)
                 for measure in ("corruption", "attack", "shift", "aliasing")

@@ -94,14 +94,14 @@ def _check_classes(run: Path, classes: int, names: tuple[str, ...] | None, evalu
     if (run / "run.json").is_file():
         trained_on = _object(read_json(run / "run.json"), "data").get("classes")
         if trained_on != classes:
-            raise UserError(f"{run}: the model tells {classes} classes apart, and run.json tells of {trained_on}")
+            raise UserError(f"{run}: the model has {classes} classes, and run.json tells of {trained_on}")
     data = _object(evaluation, "data")
     listed = data.get("label_names")
     of_data = {name for name in listed if isinstance(name, str)} if isinstance(listed, list) else set()
     some = of_data and of_data < set(names or ())  # as ImageNet-A has 200 of the 1,000 classes
     if data.get("classes") != classes and not some:
         raise UserError(
-            f"{run}: the model tells {classes} classes apart, and evaluation.json is of data with {data.get('classes')}"
+            f"{run}: the model has {classes} classes, and evaluation.json is of data with {data.get('classes')}"
         )
 
 

@@ -98,7 +98,7 @@ def export_onnx(
 
 
 class _Normalized(nn.Module):
-    """The network behind its normalisation: pixels in [0, 1] to scores."""
+    """The network behind its normalization: pixels in [0, 1] to scores."""
 
     mean: torch.Tensor
     std: torch.Tensor

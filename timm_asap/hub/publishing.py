@@ -1,6 +1,6 @@
 """`publish`: a run becomes one commit on the Hub, and is called published once it came back unharmed.
 
-After an upload, everything is downloaded afresh and has to be what was sent.
+After an upload, everything is downloaded again and has to be what was sent.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def asap_upsample2d(
         x: Floating-point maps.
         stride: Factor of the enlargement, one number or (height, width).
         window: Weight of the frequencies: with `"flc"` maps that are band-limited come back exactly, and pooling what
-            was upsampled gives the input again (but for the alternation of neighbours, on even sizes); the others damp.
+            was upsampled gives the input again (but for the alternation of neighbors, on even sizes); the others damp.
         boundary: What lies beyond the edges. Exact is `"circular"`; with the others, which are transposes as well,
             constants bend at the borders.
 

@@ -5,7 +5,7 @@ included; use `timm_asap.asap_pool2d` for everything but reproduction. The fault
 
 - the crop takes the frequencies `int(n / 4)` to `int(3 n / 4)` of the shifted spectrum. Where n is 2 mod 4 that puts
   zero frequency one bin off the middle, and a constant map of 14 x 14 comes out as a wave of mean zero;
-- the window of an even size is centred half a bin off zero frequency;
+- the window of an even size is centered half a bin off zero frequency;
 - one of the two frequencies at the cut is kept and its partner is not, so the result has an imaginary part, dropped;
 - `asap_padding_one` appends one row and column of zeros: 14 x 14 becomes 8 x 8, and constants sag at that border.
 

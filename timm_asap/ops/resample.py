@@ -26,7 +26,7 @@ from timm_asap.ops.traced import traced_matrix
 
 T = TypeVar("T")
 
-# Every site of a network at several image sizes in two dtypes: 224 x 224 in float32 is 0.2 MB, 1310 x 1310 is 6.9 MB.
+# Every layer of a network at several image sizes in two dtypes: 224 x 224 in float32 is 0.2 MB, 1310 x 1310 is 6.9 MB.
 _CACHE_BYTES = 128 * 2**20
 
 _BUILDERS: dict[str, Callable[..., torch.Tensor]] = {

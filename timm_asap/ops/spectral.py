@@ -86,7 +86,7 @@ def window_weights(n: int, stride: int = 2, window: WindowName | Window = "asap"
 
     Reference:
         Grabinski, Keuper & Keuper, "Fix your downsampling ASAP!", arXiv 2307.09804, section 3. Departure: the
-        released code centres its window half a bin off for even sizes and keeps one unpaired frequency.
+        released code centers its window half a bin off for even sizes and keeps one unpaired frequency.
 
     Examples:
         >>> window_weights(8, stride=2, window="flc")

@@ -63,7 +63,7 @@ class AdaptConfig:
     refit: bool = True
     """First refit every convolution in closed form, and move the BatchNorm statistics, where it helps."""
     blend: float = 0.0
-    """Share of the steps over which the plain strides turn into the alias-free ones, from one end to the other; 0
+    """Fraction of the steps over which the plain strides turn into the alias-free ones, from one end to the other; 0
     trains the twin from the first step."""
     train_image_size: int | None = None
     """Side in pixels of large images in training; by default about 0.7 of the network's own, which is what fidelity

@@ -1,4 +1,4 @@
-"""What a batch is trained towards: labels, mixed labels, a teacher's answers, or labels under attack."""
+"""What a batch is trained towards: labels, mixed labels, a teacher's predictions, or labels under attack."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Objective:
         self.seed, self.process = config.seed, accelerator.process_index
         self.teaching = None
         if plan.teacher is not None:
-            teacher = _Renormalised(plan.teacher, plan.pixels.mean, plan.pixels.std).to(accelerator.device)
+            teacher = _Renormalized(plan.teacher, plan.pixels.mean, plan.pixels.std).to(accelerator.device)
             names = _alias_free_layers(plan) if config.teacher_features else ()
             self.teaching = _Teaching(
                 teacher,
@@ -59,7 +59,7 @@ class Objective:
                 config.teacher_temperature,
                 config.teacher_features,
                 names,
-                labelled=plan.labelled,
+                labeled=plan.labeled,
             )
 
     @property
@@ -108,7 +108,7 @@ class Objective:
             self.adversarial_state.after_backward(self.attack)
 
 
-class _Renormalised(nn.Module):
+class _Renormalized(nn.Module):
     """A network that was trained on pixels of another mean and std."""
 
     scale: torch.Tensor
@@ -119,7 +119,7 @@ class _Renormalised(nn.Module):
         self.model = model
         own_mean, own_std = (torch.tensor(pretrained_cfg_of(model)[name]) for name in ("mean", "std"))
         ours_mean, ours_std = torch.tensor(mean), torch.tensor(std)
-        # (x * std + mean - own_mean) / own_std, where x is normalised by mean and std
+        # (x * std + mean - own_mean) / own_std, where x is normalized by mean and std
         self.register_buffer("scale", (ours_std / own_std).view(-1, 1, 1), persistent=False)
         self.register_buffer("shift", ((ours_mean - own_mean) / own_std).view(-1, 1, 1), persistent=False)
 
@@ -136,24 +136,24 @@ class _Teaching:
         temperature: Softens both predictions.
         feature_weight: Of the relative squared distance between the maps after each of some layers.
         layers: Their names, in both networks.
-        labelled: Whether the images have labels; else the teacher's top class counts as right.
+        labeled: Whether the images have labels; else the teacher's top class counts as right.
     """
 
     def __init__(
         self,
-        teacher: _Renormalised,
+        teacher: _Renormalized,
         weight: float,
         temperature: float,
         feature_weight: float = 0.0,
         layers: tuple[str, ...] = (),
-        labelled: bool = True,
+        labeled: bool = True,
     ) -> None:
         self.teacher = teacher
         self.weight = weight
         self.temperature = temperature
         self.feature_weight = feature_weight
         self.layers = layers
-        self.labelled = labelled
+        self.labeled = labeled
 
     def __call__(
         self, model: nn.Module, criterion: Callable[..., torch.Tensor], images: torch.Tensor, targets: torch.Tensor
@@ -172,7 +172,7 @@ class _Teaching:
         for name in self.layers:
             distance = (found[name].float() - wanted[name].float()).square().mean()
             loss = loss + self.feature_weight * distance / wanted[name].float().square().mean().clamp(min=1e-12)
-        return BatchLoss(loss, scores.detach(), None if self.labelled else logits.argmax(dim=1))
+        return BatchLoss(loss, scores.detach(), None if self.labeled else logits.argmax(dim=1))
 
 
 class _Outputs(dict[str, torch.Tensor]):

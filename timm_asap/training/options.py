@@ -65,9 +65,9 @@ class DataOptions(DataConfig):
     """The images, and which of them are held out."""
 
     val_share: float = 0.0
-    """Share of the training images held out, each class in proportion, to choose the best epoch by: model.safetensors
-    is then that epoch's, and the test split is looked at once, at the end. Which images are held out is the same for
-    every --seed."""
+    """Fraction of the training images held out, each class in proportion, to choose the best epoch by:
+    model.safetensors is then that epoch's, and the test split is looked at once, at the end. Which images are held out
+    is the same for every --seed."""
     streaming: bool = False
     """Read the training images as they come instead of from the disk at random; needs --steps-per-epoch."""
     steps_per_epoch: int | None = None
@@ -110,7 +110,7 @@ class ModelOptions:
     train_image_size: int | None = None
     """Side in pixels of large images in training."""
     crop_pct: float | None = None
-    """Share of the side that the centre crop of a large test image keeps; by default the model's own."""
+    """Fraction of the side that the center crop of a large test image keeps; by default the model's own."""
     grad_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
 
@@ -118,9 +118,9 @@ class ModelOptions:
     """Learn from this network's outputs, too (distillation): a model name of timm with its pretrained weights, or
     hf-hub:NAME, or local-dir:FOLDER. The plain original is the teacher that a network with swapped strides wants."""
     teacher_weight: float = 0.5
-    """Share of the loss that the teacher's answers make up, from 0 to 1; the labels make up the rest."""
+    """Fraction of the loss that the teacher's predictions make up, from 0 to 1; the labels make up the rest."""
     teacher_temperature: float = 4.0
-    """Temperature that softens both networks' answers (Hinton et al., arXiv 1503.02531)."""
+    """Temperature that softens both networks' predictions (Hinton et al., arXiv 1503.02531)."""
     teacher_features: float = 0.0
     """Weight of the relative squared distance between the two networks' maps after each alias-free layer; for a
     teacher that has the same layers, as the plain original of a twin."""
@@ -173,7 +173,7 @@ class OptimizationOptions:
     momentum: float = 0.9
     """Momentum of the optimizers that take one."""
     weight_decay: float = 5e-4
-    """Weight decay; biases and normalisation layers have none."""
+    """Weight decay; biases and normalization layers have none."""
     layer_decay: float | None = None
     """Factor on the learning rate from each group of layers to the one before it, for fine-tuning: 0.7 to 1."""
     sched: Annotated[str, metavar("|".join(SCHEDULES))] = "cosine"
@@ -193,12 +193,12 @@ class OptimizationOptions:
     bce_threshold: float | None = None
     """With --loss bce, targets above this count as 1 and the others as 0: mixed images then have two classes."""
     label_smoothing: float = 0.0
-    """Share of the target spread evenly over all classes, in [0, 1)."""
+    """Fraction of the target spread evenly over all classes, in [0, 1)."""
     ema: float | None = None
     """Decay per step of an exponential moving average of the weights, such as 0.9998; it is what is then tested and
     saved. Its first steps average over fewer (timm's warm-up)."""
     freeze_bn: bool = False
-    """Leave the statistics of BatchNorm layers as they are, and normalise by them in training too: for images that are
+    """Leave the statistics of BatchNorm layers as they are, and normalize by them in training too: for images that are
     few, or unlike those that the weights were trained on."""
     early_stop: int | None = None
     """Stop after this many epochs without a better validation accuracy; needs --val-share."""
@@ -243,7 +243,7 @@ class AugmentationOptions:
     cutmix: float = 0.0
     """Alpha of cutmix: a rectangle comes from another image. With --mixup, one of both is drawn per batch."""
     mixup_prob: float = 1.0
-    """Share of the batches that are mixed."""
+    """Fraction of the batches that are mixed."""
     mixup_off_epoch: int | None = None
     """Mix no more from this epoch on."""
 

@@ -43,7 +43,7 @@ class Plan:
         train_size: (C, H, W) that the network is given in training.
         augment: The random changes to the training images.
         teacher: The network that it learns from, or None.
-        labelled: Whether the images have labels; without, the teacher's predictions count as right.
+        labeled: Whether the images have labels; without, the teacher's predictions count as right.
         lr_scales: By name of a parameter, its learning rate as a multiple of the run's; None: 1 for all.
     """
 
@@ -54,7 +54,7 @@ class Plan:
     train_size: tuple[int, int, int] | None = None
     augment: data.AugmentConfig | None = None
     teacher: nn.Module | None = None
-    labelled: bool = True
+    labeled: bool = True
     lr_scales: dict[str, float] | None = None
 
     @property
@@ -123,10 +123,10 @@ def _as_the_weights(
 ) -> tuple[TrainConfig, data.ImageDataset]:
     """Images as the pretrained weights know them, and a line where that is not what the data would have had."""
     resized = takes_any_size(dataset) and config.image_size is None and size != dataset.image_size
-    normalised = (tuple(mean), tuple(std)) != (tuple(dataset.mean), tuple(dataset.std))
+    normalized = (tuple(mean), tuple(std)) != (tuple(dataset.mean), tuple(dataset.std))
     if resized:
         dataset = replace(dataset, image_size=size)
-    if not resized and not normalised:
+    if not resized and not normalized:
         return config, dataset
     _, height, width = dataset.image_size
     numbers = f"mean {_numbers(mean)}, std {_numbers(std)}"
@@ -208,7 +208,7 @@ def _shorten(names: tuple[str, ...], limit: int = 10) -> str:
     return ", ".join(map(one_line, names[:limit])) + (", ..." if len(names) > limit else "")
 
 
-# Adversarial training changes pixels: its loaders give them as they are, and the network normalises.
+# Adversarial training changes pixels: its loaders give them as they are, and the network normalizes.
 
 
 def build_train_loader(plan: Plan, accelerator: Accelerator) -> DataLoader | StreamLoader:
@@ -244,7 +244,7 @@ def build_test_loader(
         plan: What the run is.
         split: The validation or the test split.
         accelerator: The processes that share it; by default each has all of it.
-        pixels: Do not normalise, whatever the run does.
+        pixels: Do not normalize, whatever the run does.
     """
     processes = 1 if accelerator is None else accelerator.num_processes
     shares: dict[str, Any] = {} if accelerator is None else _share(accelerator)

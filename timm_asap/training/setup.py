@@ -108,7 +108,7 @@ def create_teacher(config: TrainConfig, dataset: ImageDataset) -> nn.Module:
         dataset: What it must know.
 
     Raises:
-        UserError: If it cannot be had, or knows other classes.
+        UserError: If it is not available, or knows other classes.
     """
     name = present(config.teacher, "teacher")
     teacher = create_model(name, kind="teacher", pretrained=True, in_chans=dataset.image_size[0])

@@ -176,7 +176,7 @@ def _prepare(plan: Plan, folder: RunFolder, accelerator: Accelerator) -> Run:
             batches_per_epoch,
             config.batch_size,
             silent=not accelerator.is_main_process,
-            measure="accuracy" if plan.labelled else "agreement",
+            measure="accuracy" if plan.labeled else "agreement",
         ),
         batches_per_epoch=batches_per_epoch,
         ema=ema,

@@ -167,7 +167,7 @@ def _entrypoint(architecture: str, twin: str) -> Callable[..., nn.Module]:
         if pretrained and _keeps_upstream_classifier(cfg, kwargs):
             _warn_of_upstream_weights(twin, cfg)
         if cfg.get("tag") == "fcmae":
-            # timm's convnext recognises this headless tag by a string, which no longer arrives as one.
+            # timm's convnext recognizes this headless tag by a string, which no longer arrives as one.
             kwargs.setdefault("pretrained_strict", False)
         if kwargs.get("feature_cls") in ("fx", FeatureGraphNet):
             # Tracing would write strides into the graph before they could be converted, and forgets attention's name.

@@ -25,8 +25,8 @@ from timm_asap.zoo.model_config import read_model_config
 
 __all__ = ["check_model_name", "create_model", "load", "model_folder"]
 
-# What timm and the Hub raise for weights that cannot be had, for files that are no model, and for keywords that a model
-# does not take.
+# What timm and the Hub raise for weights that are not available, for files that are no model, and for keywords that a
+# model does not take.
 _ERRORS = (TypeError, ValueError, RuntimeError, OSError, AssertionError, KeyError, SafetensorError)
 _HUB, _FOLDER = ("hf-hub", "hf_hub"), "local-dir"
 
@@ -48,7 +48,7 @@ def load(name: str, **kwargs: Any) -> nn.Module:
         The network in evaluation mode, on the CPU.
 
     Raises:
-        UserError: If there is no such model, it cannot be had, its configuration is not one that timm writes, or its
+        UserError: If there is no such model, it is not available, its configuration is not one that timm writes, or its
             weights are not those that the Hub states.
 
     Examples:
@@ -126,7 +126,7 @@ def create_model(
         **kwargs: Further keywords of `timm.create_model`.
 
     Raises:
-        UserError: If it cannot be had.
+        UserError: If it is not available.
     """
     shown = f"{kind} {as_text(shown or name)}"
     source, place = _source(name), name.partition(":")[2]

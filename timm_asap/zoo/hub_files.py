@@ -41,7 +41,7 @@ def fetch(repo: str, revision: str | None, file: str, cache_dir: str | Path | No
         The file in the cache; the folder above it is called after the commit.
 
     Raises:
-        UserError: If it is not there, cannot be had, or differs from what the Hub states.
+        UserError: If it is not there, is not available, or differs from what the Hub states.
     """
 
     def download() -> Path:

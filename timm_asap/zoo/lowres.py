@@ -38,7 +38,7 @@ class LowResNet(nn.Module):
             resolution.
         channels: Output channels of each stage.
         stem_chs: Output channels of the 3 x 3 stem.
-        preact: Batch normalisation and ReLU before each convolution (He et al., 2016b) rather than after.
+        preact: Batch normalization and ReLU before each convolution (He et al., 2016b) rather than after.
         num_classes: Classes of the head; 0 gives pooled features.
         in_chans: Channels of the image.
         global_pool: timm's pooling type of the head.
@@ -91,7 +91,7 @@ class LowResNet(nn.Module):
 
     @torch.jit.ignore  # pyright: ignore[reportArgumentType]  # declared for use with arguments alone
     def init_weights(self) -> None:
-        """He initialisation of the convolutions; the classifier keeps PyTorch's."""
+        """He initialization of the convolutions; the classifier keeps PyTorch's."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -140,7 +140,7 @@ class LowResNet(nn.Module):
         Args:
             x: Images (B, C, H, W).
             indices: The last n if a number, all if None, else those listed.
-            norm: Apply the final normalisation to the last stage's features.
+            norm: Apply the final normalization to the last stage's features.
             stop_early: Stop after the last wanted stage.
             output_fmt: `"NCHW"` alone.
             intermediates_only: Leave the final features out.
@@ -180,7 +180,7 @@ class LowResNet(nn.Module):
         return take_indices
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """Images (B, C, H, W) to the last stage's features; a network for grey images takes RGB too."""
+        """Images (B, C, H, W) to the last stage's features; a network for gray images takes RGB too."""
         x = self.norm1(self.conv1(as_grey(x, self.in_chans)))
         for name in self.stage_names:
             x = self._run_stage(name, x)
@@ -197,9 +197,9 @@ class LowResNet(nn.Module):
 
 @register_notrace_function  # whose name must not begin with an underscore, or fx would trace it
 def as_grey(x: torch.Tensor, in_chans: int) -> torch.Tensor:
-    """RGB as a network for grey images takes it: transformers' pipeline makes every image RGB.
+    """RGB as a network for gray images takes it: transformers' pipeline makes every image RGB.
 
-    The weights are those of ITU-R BT.601, as in Pillow's grey; they sum to 1, so normalisation by one mean and one std
+    The weights are those of ITU-R BT.601, as in Pillow's gray; they sum to 1, so normalization by one mean and one std
     commutes with them.
     """
     if in_chans != 1 or x.shape[1] != 3:

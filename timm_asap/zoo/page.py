@@ -36,7 +36,7 @@ tag are in one of three states:
 - **trained** (`*`): trained as the twin; shipped with this package.
 
 GMACs are multiply-adds of convolutions and linear layers for one image of the input size; "+ %" is what the operators
-add. "Sites" are downsampling layers that are alias-free in the twin, "left" those that are not; the table after the
+add. "Layers" are downsampling layers that are alias-free in the twin, "left" those that are not; the table after the
 families gives the reasons.
 
 To fuse a network for inference use `timm_asap.reparameterize(model)`. timm's own `reparameterize_model` builds new
@@ -67,7 +67,7 @@ _HEADINGS = ("twin", "params (M)", "GMACs", "+ %", "sites", "left", "input", "ta
 def _row(summary: TwinSummary) -> Sequence[str]:
     tags = pretrained_tags(summary.name)
     cfgs = [get_pretrained_cfg(f"{summary.name}.{tag}") for tag in tags]
-    licences = {(cfg.license if cfg else None) or "not stated" for cfg in cfgs}
+    licenses = {(cfg.license if cfg else None) or "not stated" for cfg in cfgs}
     return (
         f"`{summary.name}`",
         f"{summary.parameters / 1e6:.2f}",
@@ -77,7 +77,7 @@ def _row(summary: TwinSummary) -> Sequence[str]:
         str(summary.left),
         "x".join(map(str, summary.input_size)),
         shown_tags(summary.name),
-        ", ".join(sorted(licences)) or "-",
+        ", ".join(sorted(licenses)) or "-",
     )
 
 

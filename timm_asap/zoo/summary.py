@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and downsampling sites of the twins: measured without weights, and shipped measured.
+"""Parameters, multiply-adds and downsampling layers of the twins: measured without weights, and shipped measured.
 
 `python -m timm_asap.zoo.page` writes what is shipped.
 """

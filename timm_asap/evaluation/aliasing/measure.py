@@ -11,14 +11,14 @@ from torch import nn
 
 from timm_asap.errors import UserError
 from timm_asap.evaluation.aliasing.energy import MapAliasing, map_aliasing
-from timm_asap.evaluation.aliasing.sites import SamplingSite, watch_samples
+from timm_asap.evaluation.aliasing.sites import SampledLayer, watch_samples
 
-__all__ = ["SiteAliasing", "measure_aliasing", "measure_batch", "merge_aliasing"]
+__all__ = ["LayerAliasing", "measure_aliasing", "measure_batch", "merge_aliasing"]
 
 
 @dataclass(frozen=True)
-class SiteAliasing:
-    """What one downsampling site samples, a mean over images.
+class LayerAliasing:
+    """What one downsampling layer samples, a mean over images.
 
     Attributes:
         site: Name in `model.named_modules()`; for a call in a module's code, with file and line after an `@`.
@@ -29,9 +29,9 @@ class SiteAliasing:
         stride: Per axis of the grid: height and width.
         map_size: (channels, height, width) of what is sampled.
         images: How many images were measured.
-        above_nyquist: Share of the energy above the new Nyquist frequency, 0 to 1.
-        folded: Share of the sampled energy that comes from those frequencies, 0 to 1.
-        constant: Share of the energy that is the maps' means, 0 to 1.
+        above_nyquist: Fraction of the energy above the new Nyquist frequency, 0 to 1.
+        folded: Fraction of the sampled energy that comes from those frequencies, 0 to 1.
+        constant: Fraction of the energy that is the maps' means, 0 to 1.
         frequency: Bins of the spectrum, in new Nyquist frequencies.
         power: Mean power of a frequency in each bin; white noise has 1 throughout.
     """
@@ -68,21 +68,22 @@ class SiteAliasing:
         }
 
 
-def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[SiteAliasing]:
-    """Measure every downsampling site of a network, plain or converted.
+def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[LayerAliasing]:
+    """Measure every downsampling layer of a network, plain or converted.
 
     The pass is watched for whatever makes a grid coarser: layers, functions called in a `forward`, strided slices,
     compiled code. A plain network is measured where conversion would put the low-pass (average and blur pools after
-    the filter that they have), a twin after its low-pass: the two lists compare site by site. With the circular
-    boundary a twin reads rounding errors at its converted sites, 1e-13 in float32. Other boundaries continue the map
+    the filter that they have), a twin after its low-pass: the two lists compare layer by layer. With the circular
+    boundary a twin reads rounding errors at its converted layers, 1e-13 in float32. Other boundaries continue the map
     beyond its edges in their own way, of which the periodic spectrum that is measured here sees the seam.
 
     Args:
         model: A network as timm builds it, in eval mode; float32 at least, since half precision rounds by itself.
-        batches: Batches (B, C, H, W) as the network takes them, normalised and on its device; or (images, labels).
+        batches: Batches (B, C, H, W) as the network takes them, normalized and on its device; or (images, labels).
 
     Returns:
-        The sites that the images reach, in the order of the model's modules; layers that run twice, at their first run.
+        The layers that the images reach, in the order of the model's modules; layers that run twice, at their first
+        run.
 
     Raises:
         UserError: No images, or images of several sizes.
@@ -91,8 +92,8 @@ def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[SiteAlias
     Examples:
         >>> import timm, timm_asap
         >>> model = timm.create_model("resnet20_lowres_asap").eval()
-        >>> sites = measure_aliasing(model, [torch.randn(4, 3, 32, 32)])
-        >>> max(site.above_nyquist for site in sites) < 1e-6
+        >>> layers = measure_aliasing(model, [torch.randn(4, 3, 32, 32)])
+        >>> max(layer.above_nyquist for layer in layers) < 1e-6
         True
     """
     parts = []
@@ -106,14 +107,14 @@ def measure_aliasing(model: nn.Module, batches: Iterable[Any]) -> list[SiteAlias
 
 
 @torch.no_grad()
-def measure_batch(model: nn.Module, images: torch.Tensor) -> list[SiteAliasing]:
+def measure_batch(model: nn.Module, images: torch.Tensor) -> list[LayerAliasing]:
     """`measure_aliasing` for one batch, for whoever spreads batches over processes and merges them."""
     if model.training:
         raise ValueError("model: expected eval mode, got training mode: call model.eval() first")
-    seen: dict[SamplingSite, tuple[MapAliasing, tuple[int, ...]]] = {}
+    seen: dict[SampledLayer, tuple[MapAliasing, tuple[int, ...]]] = {}
     names: set[str] = set()
 
-    def listen(site: SamplingSite, x: torch.Tensor) -> None:
+    def listen(site: SampledLayer, x: torch.Tensor) -> None:
         # Tokens in an order of their own have no map; a layer that runs twice counts at its first run.
         if site.name not in names and x.ndim >= len(site.stride) + 2 and x.is_floating_point():
             names.add(site.name)
@@ -126,8 +127,8 @@ def measure_batch(model: nn.Module, images: torch.Tensor) -> list[SiteAliasing]:
     return [_mean(site, *seen[site]) for site in sites]
 
 
-def _mean(site: SamplingSite, aliasing: MapAliasing, map_size: tuple[int, ...]) -> SiteAliasing:
-    return SiteAliasing(
+def _mean(site: SampledLayer, aliasing: MapAliasing, map_size: tuple[int, ...]) -> LayerAliasing:
+    return LayerAliasing(
         site=site.name,
         layer=site.description,
         status=site.status.value,
@@ -143,7 +144,7 @@ def _mean(site: SamplingSite, aliasing: MapAliasing, map_size: tuple[int, ...]) 
     )
 
 
-def merge_aliasing(parts: list[list[SiteAliasing]]) -> list[SiteAliasing]:
+def merge_aliasing(parts: list[list[LayerAliasing]]) -> list[LayerAliasing]:
     """The mean over all images of several batches, each weighted by its images.
 
     Args:
@@ -165,7 +166,7 @@ def merge_aliasing(parts: list[list[SiteAliasing]]) -> list[SiteAliasing]:
             return sum(value * weight for value, weight in zip(values, weights, strict=True))
 
         merged.append(
-            SiteAliasing(
+            LayerAliasing(
                 **{
                     **vars(same[0]),
                     "images": sum(part.images for part in same),

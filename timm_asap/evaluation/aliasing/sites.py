@@ -26,14 +26,14 @@ from timm_asap.conversion.watch import Watcher, module_at, undisturbed
 from timm_asap.evaluation.aliasing.energy import filters_before_sampling, fixed_filter, sampled_map
 from timm_asap.ops.resample import resample
 
-__all__ = ["SamplingSite", "SiteStatus", "sampling_sites", "watch_samples"]
+__all__ = ["LayerStatus", "SampledLayer", "sampled_layers", "watch_samples"]
 
-#: Called with a site and what is sampled there, (B, C, *grid), before every s-th sample is taken.
-Listener = Callable[["SamplingSite", torch.Tensor], None]
+#: Called with a layer and what is sampled there, (B, C, *grid), before every s-th sample is taken.
+Listener = Callable[["SampledLayer", torch.Tensor], None]
 
 
-class SiteStatus(str, Enum):
-    """What conversion has to do with a site."""
+class LayerStatus(str, Enum):
+    """What conversion has to do with a layer."""
 
     CONVERTED = "converted"
     """The operator is attached to it."""
@@ -46,7 +46,7 @@ class SiteStatus(str, Enum):
 
 
 @dataclass(frozen=True)
-class SamplingSite:
+class SampledLayer:
     """One downsampling of a network.
 
     Attributes:
@@ -60,11 +60,11 @@ class SamplingSite:
     name: str
     description: str
     stride: tuple[int, ...]
-    status: SiteStatus
+    status: LayerStatus
     reason: str = ""
 
 
-def sampling_sites(model: nn.Module) -> list[SamplingSite]:
+def sampled_layers(model: nn.Module) -> list[SampledLayer]:
     """The layers of a network that downsample, converted or not, as reading its modules shows them.
 
     Left out is what has a stride only when it runs; `watch_samples` finds that too.
@@ -81,9 +81,9 @@ def sampling_sites(model: nn.Module) -> list[SamplingSite]:
             continue
         if site.is_block and not converted and not row.converted:
             continue
-        status = SiteStatus.CONVERTED if converted else SiteStatus.PLAIN if row.converted else SiteStatus.LEFT
-        reason = row.reason if status is SiteStatus.LEFT else ""
-        sites.append(SamplingSite(row.name, row.layer, site.geometry.stride, status, reason))
+        status = LayerStatus.CONVERTED if converted else LayerStatus.PLAIN if row.converted else LayerStatus.LEFT
+        reason = row.reason if status is LayerStatus.LEFT else ""
+        sites.append(SampledLayer(row.name, row.layer, site.geometry.stride, status, reason))
     return sites
 
 
@@ -100,14 +100,14 @@ def watch_samples(model: nn.Module, images: Any, listener: Listener) -> Iterator
     Args:
         model: The network.
         images: What it will be called with.
-        listener: Called with the site and its map (B, C, *grid), at each run.
+        listener: Called with the layer and its map (B, C, *grid), at each run.
     """
     with ExitStack() as stack:
         watch = _Samples(model, listener)
-        for site in sampling_sites(model):
+        for site in sampled_layers(model):
             watch.known[site.name] = site
             layer = module_at(model, site.name)
-            if site.status is not SiteStatus.CONVERTED:
+            if site.status is not LayerStatus.CONVERTED:
                 handle = layer.register_forward_pre_hook(watch.hook_of(site, layer))
                 stack.callback(handle.remove)
         stack.enter_context(undisturbed(model))
@@ -116,12 +116,12 @@ def watch_samples(model: nn.Module, images: Any, listener: Listener) -> Iterator
 
 
 class _Samples:
-    """What the hooks and the watcher of one pass say, told to one listener as sites."""
+    """What the hooks and the watcher of one pass say, told to one listener as layers."""
 
     def __init__(self, model: nn.Module, listener: Listener) -> None:
         self._model, self._listener = model, listener
         #: Layers that reading the modules found, by name.
-        self.known: dict[str, SamplingSite] = {}
+        self.known: dict[str, SampledLayer] = {}
         self._last: defaultdict[str, list[Filtered]] = defaultdict(list)
         self._calls: defaultdict[tuple[str, str, int], list[int]] = defaultdict(list)
 
@@ -136,9 +136,9 @@ class _Samples:
         number = calls.index(instruction) + 1
         return f"{name}@{Path(file).name}:{line}" + (f"#{number}" if number > 1 else "")
 
-    def hook_of(self, site: SamplingSite, layer: nn.Module) -> Callable[[nn.Module, tuple], None]:
+    def hook_of(self, site: SampledLayer, layer: nn.Module) -> Callable[[nn.Module, tuple], None]:
         """A forward pre-hook for a layer without the operator."""
-        mixin = present(site_of(layer), "site in this layer").mixin("preserve")
+        mixin = present(site_of(layer), "layer in this layer").mixin("preserve")
 
         def hook(layer: nn.Module, args: tuple) -> None:
             if not args:  # called by keyword: the watcher sees it
@@ -150,7 +150,7 @@ class _Samples:
             else:
                 # A shallow copy gets the operator: what reaches its pool is what the plain layer's stride samples.
                 twin = copy.copy(layer)
-                geometry = present(present(site_of(layer), "site in this layer").geometry, "geometry of this layer")
+                geometry = present(present(site_of(layer), "layer in this layer").geometry, "geometry of this layer")
                 attach(twin, AsapSpec(geometry, "asap", "circular", "preserve"), mixin)
                 seen = []
                 with Watcher(twin, (), None, lambda call, name, lines: seen.append(call)):
@@ -173,7 +173,7 @@ class _Samples:
             kind = plain_class(module).__name__
             what = f"{call.kind} / {'x'.join(map(str, call.stride))} in {kind}"
             own_calls = issubclass(module.asap_mixin, AliasFreeCalls)
-            site = SamplingSite(self._key(name, lines if own_calls else ()), what, call.stride, SiteStatus.CONVERTED)
+            site = SampledLayer(self._key(name, lines if own_calls else ()), what, call.stride, LayerStatus.CONVERTED)
         self._listener(site, y)
 
     def on_operation(self, operation: Operation) -> None:
@@ -183,15 +183,15 @@ class _Samples:
             return
         module = module_at(self._model, name)
         site = self.known.get(name)
-        if site is not None and site.status is not SiteStatus.CONVERTED:
+        if site is not None and site.status is not LayerStatus.CONVERTED:
             return  # its hook has said so
-        status, reason = SiteStatus.UNHANDLED, "nothing converts it; see timm_asap.convert(model, example=...)"
+        status, reason = LayerStatus.UNHANDLED, "nothing converts it; see timm_asap.convert(model, example=...)"
         if is_converted(module):
             reason = "its module is converted, and samples what was not low-passed all the same"
         elif operation.filters_itself:
-            status, reason = SiteStatus.LEFT, "PyTorch's own antialiasing, a low-pass already"
+            status, reason = LayerStatus.LEFT, "PyTorch's own antialiasing, a low-pass already"
         elif site_of(module) is not None or any(call.covers(operation.lines) for call in calls_in(module)):
-            status, reason = SiteStatus.PLAIN, ""
+            status, reason = LayerStatus.PLAIN, ""
         what = f"{operation.kind} / {operation.factor} in {plain_class(module).__name__}"
         key = name if site_of(module) is not None else self._key(name, operation.lines)
-        self._listener(SamplingSite(key, what, operation.stride, status, reason), sampled_map(operation))
+        self._listener(SampledLayer(key, what, operation.stride, status, reason), sampled_map(operation))

@@ -10,11 +10,11 @@ __all__ = ["aliasing_table"]
 
 
 def aliasing_table(results: dict[str, list[dict[str, Any]]]) -> ScreenTable:
-    """Shares of energy above the new Nyquist frequency and folded back: a row per site, two columns per model.
+    """Shares of energy above the new Nyquist frequency and folded back: a row per layer, two columns per model.
 
     Args:
         results: By the model's name: its aliasing results as evaluation.json holds them; others are passed over. A
-            plain network and its twin, whose sites have the same names, are the table before and after conversion.
+            plain network and its twin, whose layers have the same names, are the table before and after conversion.
     """
     models = {
         name: {row["site"]: row for row in rows if row["measure"] == "aliasing"} for name, rows in results.items()

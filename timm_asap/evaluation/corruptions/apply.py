@@ -16,7 +16,7 @@ from timm_asap.evaluation.corruptions.tables import CORRUPTIONS, EXTRA_CORRUPTIO
 SMALLEST_SIDE = 28
 """Height and width that the corruptions need at least, pixels."""
 
-# What undoing a normalisation may add: far below half a level.
+# What undoing a normalization may add: far below half a level.
 _RANGE_TOLERANCE = 1e-4
 
 
@@ -74,7 +74,7 @@ def check_images(images: Tensor, table: str) -> None:
     if not (least >= -_RANGE_TOLERANCE and most <= 1 + _RANGE_TOLERANCE):
         raise UserError(
             f"expected float images in [0, 1] to corrupt, got values from {least:.4g} to {most:.4g}: "
-            "corrupt images before they are normalised"
+            "corrupt images before they are normalized"
         )
 
 
@@ -160,7 +160,7 @@ def corrupt(
     result holds whole levels, so float and uint8 images give the same.
 
     Args:
-        images: The images. Float images lie in [0, 1], unnormalised.
+        images: The images. Float images lie in [0, 1], unnormalized.
         name: One of `CORRUPTIONS` or `EXTRA_CORRUPTIONS`.
         severity: 1 (mild) to 5.
         table: Whose strengths: `"imagenet"`, chosen for 224 x 224, or `"cifar"`, chosen for 32 x 32 and taken for

@@ -60,7 +60,7 @@ def approximation(
     if name == "elastic_transform" and not own_size:
         reasons.append(f"strengths chosen for {side} x {side} images, scaled to {size[0]} x {size[1]}")
     if channels == 1 and name in _COLOURED:
-        reasons.append("colours replaced by their luma in grey images")
+        reasons.append("colors replaced by their luma in gray images")
     return "; ".join(reasons) or None
 
 

@@ -21,7 +21,7 @@ from timm_asap.evaluation.corruptions import filters
 def brightness(x: Tensor, amount: float) -> Tensor:
     """Adds to the value of HSV, hue and saturation unchanged.
 
-    With both unchanged the colours are in proportion to the value, so RGB is multiplied by new value / old value.
+    With both unchanged the colors are in proportion to the value, so RGB is multiplied by new value / old value.
     """
     value = x.amax(1, keepdim=True)
     brighter = (value + amount).clamp(max=1)
@@ -39,7 +39,7 @@ def contrast(x: Tensor, factor: float) -> Tensor:
 def saturate(x: Tensor, c: tuple[float, float]) -> Tensor:
     """Multiplies the saturation of HSV and adds to it.
 
-    A grey pixel has hue 0: what is added to its saturation makes it red. Of a grey image the luma is returned.
+    A gray pixel has hue 0: what is added to its saturation makes it red. Of a gray image the luma is returned.
     """
     factor, added = c
     if x.shape[1] == 1:
@@ -49,7 +49,7 @@ def saturate(x: Tensor, c: tuple[float, float]) -> Tensor:
     span = value - least
     old = span / value.clamp(min=1e-6)
     new = (old * factor + added).clamp(0, 1)
-    # How far below the value each colour lies, as a share of the span: for a grey pixel that of pure red.
+    # How far below the value each color lies, as a share of the span: for a gray pixel that of pure red.
     red = x.new_tensor([0.0, 1.0, 1.0]).view(1, 3, 1, 1)
     depth = torch.where(span > 0, (value - x) / span.clamp(min=1e-6), red)
     return value * (1 - new * depth)
@@ -121,8 +121,8 @@ def elastic_transform(x: Tensor, c: Fractions, points: Tensor, field: Tensor) ->
 def _inverse_affine(moves: Tensor, height: int, width: int) -> Tensor:
     """The (B, 2, 3) maps from a pixel of the output to its place in the input, (x, y) both, float64."""
     square = min(height, width) // 3
-    centre = torch.tensor([width // 2, height // 2], dtype=torch.float64, device=moves.device)
-    corners = centre + square * centre.new_tensor([[1, 1], [1, -1], [-1, -1]])
+    center = torch.tensor([width // 2, height // 2], dtype=torch.float64, device=moves.device)
+    corners = center + square * center.new_tensor([[1, 1], [1, -1], [-1, -1]])
     # The code keeps the points in single precision.
     moved = (corners + moves).float().double()
     return torch.linalg.solve(F.pad(moved, (0, 1), value=1.0), corners.expand_as(moved)).mT

@@ -42,19 +42,19 @@ def uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 LUMA = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in the grey of ITU-R BT.601, which OpenCV and Pillow use."""
+"""Weights of red, green and blue in the gray of ITU-R BT.601, which OpenCV and Pillow use."""
 
 
 def luma(x: Tensor) -> Tensor:
-    """The grey version of (B, 3, H, W) or (B, 1, H, W), as (B, 1, H, W)."""
+    """The gray version of (B, 3, H, W) or (B, 1, H, W), as (B, 1, H, W)."""
     if x.shape[1] == 1:
         return x
     return LUMA[0] * x[:, 0:1] + LUMA[1] * x[:, 1:2] + LUMA[2] * x[:, 2:3]
 
 
-def tint(colour: tuple[float, float, float], channels: int, like: Tensor) -> Tensor:
-    """A colour as (1, channels, 1, 1): itself for RGB, its luma for grey."""
-    values = colour if channels == 3 else (sum(w * c for w, c in zip(LUMA, colour, strict=True)),)
+def tint(color: tuple[float, float, float], channels: int, like: Tensor) -> Tensor:
+    """A color as (1, channels, 1, 1): itself for RGB, its luma for gray."""
+    values = color if channels == 3 else (sum(w * c for w, c in zip(LUMA, color, strict=True)),)
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 

@@ -1,6 +1,6 @@
 """Noise: Gaussian, shot, impulse and speckle.
 
-A grey image gets one draw per pixel; an RGB image one per colour and pixel.
+A gray image gets one draw per pixel; an RGB image one per color and pixel.
 """
 
 from __future__ import annotations

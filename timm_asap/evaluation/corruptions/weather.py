@@ -158,8 +158,8 @@ def _photograph(folder: Path, number: int, step: int, size: tuple[int, int]) -> 
     return samples[: round(height / step), : round(width / step)].transpose(2, 0, 1), False
 
 
-# Of the five photographs, measured: the mean colours of the darkest and the lightest, and the mean over all of a
-# colour's standard deviation, in levels.
+# Of the five photographs, measured: the mean colors of the darkest and the lightest, and the mean over all of a
+# color's standard deviation, in levels.
 _DARK, _LIGHT, _DEVIATION = (78, 149, 166), (201, 205, 215), 26
 
 
@@ -170,7 +170,7 @@ def draw_crystals(rng: np.random.Generator, image: np.ndarray, _: Frost) -> tupl
 
 
 def drawn_frost(x: Tensor, c: Frost, uniform: Tensor, brightness: Tensor) -> Tensor:
-    """Frost where there are no photographs: the ridges of two fractals, with the photographs' colours and contrast.
+    """Frost where there are no photographs: the ridges of two fractals, with the photographs' colors and contrast.
 
     Args:
         x: (B, C, H, W).
@@ -188,7 +188,7 @@ def drawn_frost(x: Tensor, c: Frost, uniform: Tensor, brightness: Tensor) -> Ten
     # In double precision: the order of a sum must not move a pixel.
     mean, deviation = ridges.double().mean((1, 2)), ridges.double().std((1, 2))
     ridges = (ridges - mean.to(x.dtype).view(-1, 1, 1)) / deviation.to(x.dtype).view(-1, 1, 1)
-    dark, light = (x.new_tensor(colour).view(1, 3, 1, 1) for colour in (_DARK, _LIGHT))
+    dark, light = (x.new_tensor(color).view(1, 3, 1, 1) for color in (_DARK, _LIGHT))
     base = dark + (light - dark) * brightness.to(x.dtype).view(-1, 1, 1, 1)
     ice = (base + _DEVIATION * ridges[:, None]).clamp(0, 255)
     return frost(x, c, ice)
@@ -211,7 +211,7 @@ def spatter(x: Tensor, c: Spatter, normal: Tensor) -> Tensor:
     Args:
         x: (B, C, H, W).
         c: Mean and standard deviation of the noise that drops grow from, the sigma in pixels that smooths it, the
-            threshold under which there is no drop, for water how much colour it adds and for mud the sigma in pixels
+            threshold under which there is no drop, for water how much color it adds and for mud the sigma in pixels
             that softens its edge, and which of the two.
         normal: (B, 1, H, W).
     """
@@ -232,7 +232,7 @@ def spatter(x: Tensor, c: Spatter, normal: Tensor) -> Tensor:
 def _relief(liquid: Tensor) -> Tensor:
     """How light falls on the drops: from the distance to their edges, (B, 1, H, W) in levels."""
     distance = _distance(_canny(liquid, 50, 150), 20)
-    distance = equalise(torch.floor(_box(distance)))
+    distance = equalize(torch.floor(_box(distance)))
     kernel = distance.new_tensor([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
     lit = _correlate(distance, kernel, "reflect").clamp(0, 255)
     return torch.round(_box(lit))
@@ -311,8 +311,8 @@ def _distance(edges: Tensor, limit: int) -> Tensor:
         distance = shorter
 
 
-def equalise(levels: Tensor) -> Tensor:
-    """OpenCV's histogram equalisation of (B, 1, H, W) whole levels."""
+def equalize(levels: Tensor) -> Tensor:
+    """OpenCV's histogram equalization of (B, 1, H, W) whole levels."""
     flat = levels.flatten(1).long()
     counts = torch.zeros((flat.shape[0], 256), dtype=torch.long, device=levels.device)
     counts.scatter_add_(1, flat, torch.ones_like(flat))

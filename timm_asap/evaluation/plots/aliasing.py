@@ -1,4 +1,4 @@
-"""Aliasing by layer: shares of energy, and the spectra behind them."""
+"""Aliasing by layer: fractions of energy, and the spectra behind them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["draw_aliasing", "draw_spectra"]
 
 # Below this lies the square of what float32 and float64 round to; exact zeros are drawn here.
 _FLOOR = 1e-17
-# What a converted site stays below.
+# What a converted layer stays below.
 _LIMIT = 1e-6
 _COLUMNS = 4
 _PANEL_WIDTH = 2.6
@@ -24,7 +24,7 @@ _PANEL_WIDTH = 2.6
 
 @styled
 def draw_aliasing(records: Sequence[Record]) -> Figure:
-    """A row per downsampling site, a marker per model; hollow where conversion leaves the site or cannot handle it.
+    """A row per downsampling layer, a marker per model; hollow where conversion leaves the layer or cannot handle it.
 
     Args:
         records: Evaluation records with aliasing results.
@@ -50,7 +50,7 @@ def draw_aliasing(records: Sequence[Record]) -> Figure:
 
 @styled
 def draw_spectra(records: Sequence[Record]) -> Figure:
-    """A panel per downsampling site: power by frequency of what is sampled, a line per model.
+    """A panel per downsampling layer: power by frequency of what is sampled, a line per model.
 
     Frequencies are in units of the new Nyquist frequency; what lies beyond 1 folds back.
 
@@ -85,7 +85,7 @@ def _by_site(record: Record) -> dict[str, Result]:
 
 
 def _sites(records: Sequence[Record]) -> list[str]:
-    """The sites of all models, in the order of the first that has them."""
+    """The layers of all models, in the order of the first that has them."""
     return list(dict.fromkeys(site for record in records for site in _by_site(record)))
 
 
@@ -103,5 +103,5 @@ def _draw_shares(
 
 
 def _short(site: str) -> str:
-    """A name that fits over a panel: its end, which tells sites apart."""
+    """A name that fits over a panel: its end, which tells layers apart."""
     return site if len(site) <= 34 else "..." + site[-31:]

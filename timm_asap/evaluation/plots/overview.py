@@ -25,7 +25,7 @@ from timm_asap.evaluation.plots.robustness import (
 )
 from timm_asap.figures import BAD, GOOD, legend_above, new_figure, save_png, series_style, styled
 
-__all__ = ["SheetCell", "draw_contact_sheet", "draw_summary", "save_plots"]
+__all__ = ["SheetImage", "draw_contact_sheet", "draw_summary", "save_plots"]
 
 
 # As Hendrycks and Dietterich (arXiv 1903.12261) group them; those beyond the 15 beside their likes.
@@ -81,7 +81,7 @@ def _bars(record: Record) -> dict[str, float]:
     bars |= _attacked(results_of(record, "attack"))
     for result in results_of(record, "shift"):
         if result["pixels"] == 1:
-            bars[f"same answer, {result['kind']} shift by 1 px"] = result["consistency"]
+            bars[f"same prediction, {result['kind']} shift by 1 px"] = result["consistency"]
     return bars
 
 
@@ -107,7 +107,7 @@ def _mean(results: Sequence[Result], value: str) -> float:
     return sum(result[value] for result in results) / len(results)
 
 
-# Inches: of an image with its frame, of the answer below it, of the names of rows and columns, of the title.
+# Inches: of an image with its frame, of the prediction below it, of the names of rows and columns, of the title.
 _CELL, _ANSWER, _ROW_NAME, _COLUMN_NAME, _TITLE = 0.8, 0.2, 0.95, 0.25, 0.35
 # Letters of 7-point type that fit below an image.
 _LETTERS = 13
@@ -116,7 +116,7 @@ _ROWS = 8
 
 
 @dataclass(frozen=True)
-class SheetCell:
+class SheetImage:
     """One image of the sheet.
 
     Attributes:
@@ -132,14 +132,14 @@ class SheetCell:
 
 @styled
 def draw_contact_sheet(
-    rows: Sequence[tuple[str, Sequence[SheetCell]]],
+    rows: Sequence[tuple[str, Sequence[SheetImage]]],
     columns: Sequence[str],
-    clean: SheetCell | None = None,
+    clean: SheetImage | None = None,
     title: str = "",
 ) -> Figure:
-    """A row per corruption, a column per severity, the answer below each image; blocks side by side of many rows.
+    """A row per corruption, a column per severity, the prediction below each image; blocks side by side of many rows.
 
-    Right answers have a blue frame and a tick, wrong ones an orange frame and a cross.
+    Right predictions have a blue frame and a tick, wrong ones an orange frame and a cross.
 
     Args:
         rows: Name and cells of each row; a row may be shorter than the others.
@@ -166,7 +166,7 @@ def draw_contact_sheet(
 
 
 def _draw_block(
-    figure: SubFigure, rows: Sequence[tuple[str, Sequence[SheetCell]]], height: int, columns: Sequence[str]
+    figure: SubFigure, rows: Sequence[tuple[str, Sequence[SheetImage]]], height: int, columns: Sequence[str]
 ) -> None:
     grid = figure.subplots(height, len(columns), squeeze=False)
     for axes in grid[len(rows) :]:
@@ -184,7 +184,7 @@ def _draw_block(
         axis.set_title(column, fontsize=8)
 
 
-def _show(axis: Axes, cell: SheetCell) -> None:
+def _show(axis: Axes, cell: SheetImage) -> None:
     image = cell.image.detach().cpu()
     image = image if image.dtype == torch.uint8 else image.float().clamp(0, 1).mul(255).round().to(torch.uint8)
     image = image.expand(3, -1, -1).permute(1, 2, 0).numpy()

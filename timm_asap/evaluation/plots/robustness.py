@@ -22,7 +22,7 @@ __all__ = [
     "draw_corruptions",
     "draw_shift",
     "interval_band",
-    "labelled",
+    "labeled",
     "model_names",
     "results_of",
 ]
@@ -45,7 +45,7 @@ def model_names(records: Sequence[Record]) -> list[str]:
     return unique
 
 
-def labelled(model: str, results: Sequence[Result]) -> str:
+def labeled(model: str, results: Sequence[Result]) -> str:
     """A curve's name: the model, and on how many images."""
     counts = sorted({result["images"] for result in results if "images" in result})
     return f"{model} ({', '.join(f'{count:,}' for count in counts)} images)" if counts else model
@@ -88,7 +88,7 @@ def draw_corruptions(records: Sequence[Record]) -> Figure:
     figure, axes = panels(len(names) + with_mean, _COLUMNS, _PANEL_WIDTH)
     for number, (record, model) in enumerate(zip(records, model_names(records), strict=True)):
         curves = {name: _curve(record, name) for name in names}
-        model = labelled(model, _corrupted(record))
+        model = labeled(model, _corrupted(record))
         if with_mean:
             _draw_mean(axes[0], list(curves.values()), number, model)
         for axis, curve in zip(axes[with_mean:], curves.values(), strict=True):
@@ -167,7 +167,7 @@ def draw_attacks(records: Sequence[Record]) -> Figure:
             curve = sorted((r for r in _drawn(record) if _attack(r) == attack), key=lambda result: result["eps"])
             eps |= {result["eps"] for result in curve}
             images = {result["images"] for result in curve}
-            _draw(axis, curve, _start(record, images), number, labelled(model, curve))
+            _draw(axis, curve, _start(record, images), number, labeled(model, curve))
         _attacks_label(axis, attack, sorted(eps))
     for axis in axes[: len(attacks) : columns]:
         axis.set_ylabel("robust accuracy (percent)")
@@ -235,7 +235,7 @@ def draw_shift(records: Sequence[Record]) -> Figure:
             )
             x = [result["pixels"] for result in curve]
             pixels.update(x)
-            label = labelled(model, results_of(record, "shift"))
+            label = labeled(model, results_of(record, "shift"))
             axis.plot(x, [result["consistency"] for result in curve], label=label, **series_style(number))
             low, high = interval_band(curve, "consistency")
             axis.fill_between(x, low, high, color=series_style(number)["color"], alpha=0.15, linewidth=0)
@@ -244,6 +244,6 @@ def draw_shift(records: Sequence[Record]) -> Figure:
         axis.set_xscale("log", base=2)
         axis.set_xticks(sorted(pixels), [f"{p:g}" for p in sorted(pixels)])
         axis.xaxis.set_minor_locator(NullLocator())
-    axes[0].set_ylabel("same answer (percent)")
+    axes[0].set_ylabel("same prediction (percent)")
     legend_above(figure, axes[0])
     return figure

@@ -14,9 +14,9 @@ from timm.models import get_pretrained_cfg, is_model, split_model_name_tag
 
 from timm_asap.zoo import is_shipped, is_twin, plain_name
 
-__all__ = ["UNKNOWN_LICENCE", "Origin", "find_origin"]
+__all__ = ["UNKNOWN_LICENSE", "Origin", "find_origin"]
 
-UNKNOWN_LICENCE = "that-of-"
+UNKNOWN_LICENSE = "that-of-"
 """Begins the name of a license that a card could not tell."""
 
 # Keywords of `timm.create_model` that bring other weights than those of the name.
@@ -36,14 +36,14 @@ class Origin:
     Args:
         name: For a reader.
         hub_id: Their repository on the Hugging Face Hub; None where they are not there.
-        licence: As it is stated; None where it is not.
+        license: As it is stated; None where it is not.
         is_identifier: Whether the Hub knows it by that name.
         stated_by: Who states it.
     """
 
     name: str
     hub_id: str | None
-    licence: str | None
+    license: str | None
     is_identifier: bool = True
     stated_by: str = ""
 
@@ -89,12 +89,12 @@ def _from_timm(model: str) -> Origin:
     ours = is_shipped(model)
     architecture, tag = split_model_name_tag(plain_name(model) if is_twin(model) and not ours else model)
     tag = tag or (cfg.tag if cfg else None)
-    licence = cfg.license if cfg else None
+    license = cfg.license if cfg else None
     return Origin(
         name=f"{architecture}.{tag}" if tag else architecture,
         hub_id=(cfg.hf_hub_id or None) if cfg else None,
-        licence=None if licence in _UNSTATED else licence,
-        is_identifier=licence in _KNOWN_TO_THE_HUB,
+        license=None if license in _UNSTATED else license,
+        is_identifier=license in _KNOWN_TO_THE_HUB,
         stated_by="timm_asap" if ours else "timm",
     )
 
@@ -106,10 +106,10 @@ def _from_folder(folder: Path) -> Origin:
         data: Any = ModelCard((folder / "README.md").read_text(encoding="utf-8"), ignore_metadata_errors=True).data
     except (OSError, ValueError, TypeError, AttributeError, KeyError, yaml.YAMLError):
         return Origin(name, None, None)
-    licence, is_identifier = data.license, True
-    if licence == "other" and not str(data.license_name).startswith(UNKNOWN_LICENCE):
-        licence, is_identifier = data.license_name, False
+    license, is_identifier = data.license, True
+    if license == "other" and not str(data.license_name).startswith(UNKNOWN_LICENSE):
+        license, is_identifier = data.license_name, False
     # a stranger may have written that card: what is no name stays out of this one
-    licence = licence if isinstance(licence, str) and _NAME.fullmatch(licence) else None
+    license = license if isinstance(license, str) and _NAME.fullmatch(license) else None
     base = data.base_model if isinstance(data.base_model, str) and _REPO.fullmatch(data.base_model) else None
-    return Origin(name, base, None if licence in _UNSTATED else licence, is_identifier, f"the card of {name}")
+    return Origin(name, base, None if license in _UNSTATED else license, is_identifier, f"the card of {name}")

@@ -14,19 +14,19 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from timm_asap._types import present
 from timm_asap.errors import UserError, unknown_name
-from timm_asap.hub.cards.base_model import UNKNOWN_LICENCE, Origin
+from timm_asap.hub.cards.base_model import UNKNOWN_LICENSE, Origin
 from timm_asap.hub.cards.records import RunRecords
 from timm_asap.hub.cards.results import attack_settings, corruption_means, eps_text, measured_on, of_measure
 
 __all__ = [
     "FROM_SCRATCH",
-    "HUB_LICENCES",
-    "Licence",
-    "choose_licence",
+    "HUB_LICENSES",
+    "License",
+    "choose_license",
     "citations",
     "metadata",
     "of_data",
-    "states_licence",
+    "states_license",
 ]
 
 
@@ -121,7 +121,7 @@ FROM_SCRATCH = "mit"
 """Of weights that were trained from random ones, where nobody says otherwise: the license of timm_asap."""
 
 # "license mit", as of a data set on the Hub; "MIT license"; "CC BY 4.0". Older runs spell it "licence".
-_LICENCE_OF_DATA = re.compile(r"licen[cs]e (?!not stated)|\w licen[cs]e\b|\bCC\b")
+_LICENSE_OF_DATA = re.compile(r"licen[cs]e (?!not stated)|\w licen[cs]e\b|\bCC\b")
 
 _LISTED = """
 afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
@@ -135,12 +135,12 @@ mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0 o
 unlicense wtfpl zlib
 """
 
-HUB_LICENCES = frozenset(_LISTED.split())
+HUB_LICENSES = frozenset(_LISTED.split())
 """Identifiers that the Hub takes; source: https://huggingface.co/docs/hub/repositories-licenses."""
 
 
 @dataclass(frozen=True)
-class Licence:
+class License:
     """A license in the terms of the Hub.
 
     Args:
@@ -156,7 +156,7 @@ class Licence:
     because: str
 
 
-def choose_licence(origin: Origin | None, asked: str | None, before: str | None) -> Licence:
+def choose_license(origin: Origin | None, asked: str | None, before: str | None) -> License:
     """The license of the weights.
 
     Args:
@@ -167,51 +167,51 @@ def choose_licence(origin: Origin | None, asked: str | None, before: str | None)
     Raises:
         UserError: If the choice is no identifier of the Hub, or contradicts the stated license of the origin.
     """
-    if asked is not None and asked not in HUB_LICENCES:
+    if asked is not None and asked not in HUB_LICENSES:
         raise UserError(
-            f"--license: {unknown_name('license', asked, HUB_LICENCES)}; all are listed at "
+            f"--license: {unknown_name('license', asked, HUB_LICENSES)}; all are listed at "
             "https://huggingface.co/docs/hub/repositories-licenses"
         )
     if origin is None:
-        return Licence(asked or before or FROM_SCRATCH, None, None, "They were trained from random weights.")
-    if origin.licence is not None:
+        return License(asked or before or FROM_SCRATCH, None, None, "They were trained from random weights.")
+    if origin.license is not None:
         return _of_origin(origin, asked)
     unknown = "whose license timm does not state" if origin.stated_by == "timm" else "whose license is not recorded"
     chosen = asked or (None if before == "other" else before)
     if chosen is not None:
         because = f"They started from {origin}, {unknown}: whoever made this card states it."
-        return Licence(chosen, None, None, because)
+        return License(chosen, None, None, because)
     slug = re.sub(r"[^a-z0-9.]+", "-", (origin.hub_id or origin.name).lower()).strip("-")
     because = f"They started from {origin}, {unknown}: read it there before using these."
-    return Licence("other", f"{UNKNOWN_LICENCE}{slug}", origin.link, because)
+    return License("other", f"{UNKNOWN_LICENSE}{slug}", origin.link, because)
 
 
-def _of_origin(origin: Origin, asked: str | None) -> Licence:
-    if asked not in (None, origin.licence):
+def _of_origin(origin: Origin, asked: str | None) -> License:
+    if asked not in (None, origin.license):
         raise UserError(
-            f"--license {asked}: these weights started from {origin.name}, which is under {origin.licence} "
+            f"--license {asked}: these weights started from {origin.name}, which is under {origin.license} "
             f"({origin.stated_by}); leave --license out"
         )
     because = f"They started from {origin}, and keep its license, as {origin.stated_by} states it."
-    if origin.is_identifier and origin.licence is not None:
-        return Licence(origin.licence, None, None, because)
-    return Licence("other", origin.licence, origin.link, because)
+    if origin.is_identifier and origin.license is not None:
+        return License(origin.license, None, None, because)
+    return License("other", origin.license, origin.link, because)
 
 
-def states_licence(source: str) -> bool:
+def states_license(source: str) -> bool:
     """Whether a data set's description tells its license."""
-    return _LICENCE_OF_DATA.search(source) is not None
+    return _LICENSE_OF_DATA.search(source) is not None
 
 
 _TASK = "image-classification"
 
 
-def metadata(records: RunRecords, licence: Licence) -> ModelCardData:
+def metadata(records: RunRecords, license: License) -> ModelCardData:
     """Everything of a card that programs read.
 
     Args:
         records: Of the run.
-        licence: Of the weights.
+        license: Of the weights.
     """
     tags = ["timm", _TASK]
     if records.needs_import:
@@ -226,9 +226,9 @@ def metadata(records: RunRecords, licence: Licence) -> ModelCardData:
     return ModelCardData(
         library_name="timm",
         pipeline_tag=_TASK,
-        license=licence.id,
-        license_name=licence.name,
-        license_link=licence.link,
+        license=license.id,
+        license_name=license.name,
+        license_link=license.link,
         tags=tags,
         datasets=[hub_id] if hub_id else None,
         **base,

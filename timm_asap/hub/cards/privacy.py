@@ -104,7 +104,7 @@ def _readings(content: mmap.mmap) -> Iterator[bytes | mmap.mmap]:
 
 
 def _png_texts(data: bytes) -> Iterator[bytes]:
-    """The compressed texts of a PNG (chunks zTXt and iTXt, and a colour profile), as far as they can be read."""
+    """The compressed texts of a PNG (chunks zTXt and iTXt, and a color profile), as far as they can be read."""
     place = 8
     while place + 12 <= len(data):
         size, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]

@@ -60,7 +60,7 @@ def interval_text(interval: Sequence[float], sign: str = "") -> str:
 
 
 def eps_text(value: float, norm: str) -> str:
-    """A radius on the [0, 1] scale: in grey levels where it bounds each pixel."""
+    """A radius on the [0, 1] scale: in gray levels where it bounds each pixel."""
     return f"{255 * value:.4g}/255" if norm == "linf" else f"{value:.4g}"
 
 
@@ -160,7 +160,7 @@ def _headline(records: RunRecords) -> Iterator[tuple[str, float, tuple[float, fl
 
 
 def corruption_table(records: RunRecords) -> str:
-    """Accuracy for each corruption and severity, with the interval of each mean where the answers are known."""
+    """Accuracy for each corruption and severity, with the interval of each mean where the predictions are known."""
     results = of_measure(records, "corruption")
     severities = sorted({result["severity"] for result in results})
     rows = []
@@ -304,7 +304,7 @@ def _row_name(row: Mapping[str, Any], result: Mapping[str, Any] | None) -> str:
 
 
 def clean_accuracy_of_attacked(records: RunRecords) -> float | None:
-    """Accuracy (percent) on the attacked images before they were attacked; None where their answers are not known."""
+    """Accuracy (percent) on the attacked images before they were attacked; None where they are not known."""
     per_image = present(records.evaluation, "evaluation").per_image() if of_measure(records, "attack") else None
     if per_image is None or not of_measure(records, "clean"):
         return None

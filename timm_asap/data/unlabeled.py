@@ -102,7 +102,7 @@ def load_images(
         test_name = "held-out images"
     return ImageDataset(
         name=folder.resolve().name,
-        label_names=("unlabelled",),
+        label_names=("unlabeled",),
         train=train,
         test=test,
         test_name=test_name,

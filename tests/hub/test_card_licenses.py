@@ -13,7 +13,7 @@ from timm_asap.cli import main
 from timm_asap.errors import UserError
 from timm_asap.hub import check_card, write_card
 from timm_asap.hub.cards.base_model import find_origin
-from timm_asap.hub.cards.metadata import choose_licence, states_licence
+from timm_asap.hub.cards.metadata import choose_license, states_license
 
 TAG = "test_resnet.r160_in1k"
 
@@ -26,7 +26,7 @@ def front_matter(run, license=None):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return train_run(tmp_path_factory.mktemp("licences"), "run", "test_resnet_asap")
+    return train_run(tmp_path_factory.mktemp("licenses"), "run", "test_resnet_asap")
 
 
 @pytest.fixture
@@ -85,18 +85,18 @@ def test_a_fine_tuned_tag_and_what_follows_it(hub, tmp_path):
 def test_what_is_known_of_an_origin(run, model, kwargs, expected):
     change_config(run, model=model, pretrained=not kwargs, model_kwargs=kwargs)
     data = front_matter(run)
-    licence, name, base, shown = expected
-    assert (data.license, data.license_name, data.base_model) == (licence, name, base)
+    license, name, base, shown = expected
+    assert (data.license, data.license_name, data.base_model) == (license, name, base)
     text = (run / "README.md").read_text()
     assert "Started from the weights of" in text
     assert "/gone" not in text
     if shown is not None:
         assert shown in text
-    if licence == "other" and base is not None:
+    if license == "other" and base is not None:
         assert data.license_link == f"https://huggingface.co/{base}"
 
 
-def test_an_unknown_licence_is_never_a_default(run):
+def test_an_unknown_license_is_never_a_default(run):
     change_config(run, model="hf-hub:you/net", pretrained=True)
     write_card(run)
     assert front_matter(run).license == "other"
@@ -104,7 +104,7 @@ def test_an_unknown_licence_is_never_a_default(run):
     assert front_matter(run).license == "bsd-3-clause"
 
 
-def test_the_licence_of_a_tag_cannot_be_changed(run):
+def test_the_license_of_a_tag_cannot_be_changed(run):
     change_config(run, model="resnet50.fb_swsl_ig1b_ft_in1k", pretrained=True)
     before = (run / "README.md").read_text()
     with pytest.raises(UserError, match=r"--license mit: these weights .* is under cc-by-nc-4.0 \(timm\)"):
@@ -115,10 +115,10 @@ def test_the_licence_of_a_tag_cannot_be_changed(run):
 
 def test_a_tag_that_only_names_the_architecture_is_no_origin():
     assert find_origin("resnet50.a1_in1k", pretrained=False) is None
-    assert choose_licence(None, None, None).id == "mit"
+    assert choose_license(None, None, None).id == "mit"
 
 
-def test_a_run_hands_its_licence_on(trained, run, tmp_path):
+def test_a_run_hands_its_license_on(trained, run, tmp_path):
     write_card(run, "cc-by-4.0")
     heir = copy_run(trained, tmp_path / "heir")
     change_config(heir, model=f"local-dir:{run}", pretrained=True)
@@ -137,5 +137,5 @@ def test_a_run_hands_its_licence_on(trained, run, tmp_path):
         ("images of the folder cats", False),
     ],
 )
-def test_whether_the_licence_of_data_is_stated(source, stated):
-    assert states_licence(source) is stated
+def test_whether_the_license_of_data_is_stated(source, stated):
+    assert states_license(source) is stated
