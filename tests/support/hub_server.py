@@ -12,6 +12,7 @@ import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
+from tests.support.hub import files, repos, uploads  # noqa: F401  registers the routes
 from tests.support.hub.faults import Fault
 from tests.support.hub.messages import Request, Response
 from tests.support.hub.router import answer

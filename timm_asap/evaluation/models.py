@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import timm_asap  # noqa: F401  registers the twins
 from timm_asap._io import state_sha256
 from timm_asap._types import pretrained_cfg_of, undeclared
 from timm_asap.data import ImageDataset, LazySplit, Split, build_loader
