@@ -325,7 +325,7 @@ def _group_names(options: type, flags: Sequence[_Flag]) -> list[str]:
 
 def _concern(owner: type) -> str:
     """`ModelOptions` holds the flags of the group "model", `DataConfig` those of "data"."""
-    return owner.__name__.removesuffix("Options").removesuffix("Source").lower()
+    return owner.__name__.removesuffix("Options").removesuffix("Config").lower()
 
 
 def _default_of(f: _Flag, default: Any) -> Any:

@@ -157,12 +157,12 @@ def test_a_photograph_on_its_side_is_turned_as_in_training(twin, tmp_path, monke
 
 
 def test_the_installation_is_from_a_source_that_is_named(run, monkeypatch):
-    assert "which is installed from its source: `pip install .` in a checkout of it" in card_of(run)
+    assert "```bash\npip install .   # in a checkout of timm_asap\n```" in card_of(run)
     assert "pip install timm_asap" not in card_of(run)
     about = Message()
     about["Project-URL"] = "Repository, https://git.example/timm_asap"
     monkeypatch.setattr("timm_asap.hub.card.metadata_of", lambda name: about)
-    assert "`pip install 'timm_asap @ git+https://git.example/timm_asap'`" in card_of(run)
+    assert "```bash\npip install 'timm_asap @ git+https://git.example/timm_asap'\n```" in card_of(run)
 
 
 def test_settings_of_the_other_kind_of_images_are_left_out(run):
