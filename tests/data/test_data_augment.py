@@ -35,7 +35,7 @@ def large(tmp_path):
 
 
 def images_of(data, **augment):
-    options = {"input_size": (3, 48, 48)} if isinstance(data.train, LazySplit) else {}
+    options = {"pixels": PixelConfig(input_size=(3, 48, 48))} if isinstance(data.train, LazySplit) else {}
     config = AugmentConfig(**augment)
     loader = build_loader(data.train, data, 2, training=True, augment=config, drop_last=False, **options)
     return by_sample(loader)
@@ -207,7 +207,7 @@ def test_three_augment_greys_solarizes_or_blurs(large):
 def test_repeats_show_fewer_images_as_different_copies(kind, request):
     data = request.getfixturevalue(kind)
     augment = AugmentConfig(crop_padding=3, horizontal_flip=True, repeats=3)
-    options = {"input_size": (3, 48, 48)} if kind == "large" else {}
+    options = {"pixels": PixelConfig(input_size=(3, 48, 48))} if kind == "large" else {}
     loader = build_loader(data.train, data, 3, training=True, augment=augment, **options)
     count = len(data.train)
     images, labels = one_pass(loader)

@@ -19,14 +19,15 @@ from timm_asap.data import (
     count_unreadable,
     load_dataset,
 )
+from timm_asap.data.config import PixelConfig
 from timm_asap.errors import UserError
 
 
 def evaluated(data, split=None, **options):
     """Every label and image of the test split, in [0, 1]."""
     channels = data.image_size[0]
-    plain = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
-    loader = build_loader(split or data.test, data, 4, training=False, **plain, **options)
+    pixels = PixelConfig(mean=(0.0,) * channels, std=(1.0,) * channels, **options)
+    loader = build_loader(split or data.test, data, 4, training=False, pixels=pixels)
     images, labels = zip(*loader, strict=True)
     return torch.cat(images), torch.cat(labels).tolist()
 
@@ -265,7 +266,7 @@ def test_small_images_that_cannot_be_read_are_left_out(tmp_path):
 def test_large_images_that_cannot_be_read_are_replaced_in_training_and_not_counted_in_evaluation(tmp_path):
     data = load_dataset("imagefolder", damaged_folder(tmp_path, 80), skip_unreadable=True)
     assert isinstance(data.train, LazySplit)
-    options = {"input_size": (3, 48, 48), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    options = {"pixels": PixelConfig(input_size=(3, 48, 48), mean=(0.0,) * 3, std=(1.0,) * 3)}
     augment = AugmentConfig(color_jitter=0.0)
     loader = build_loader(data.train, data, 5, training=True, augment=augment, drop_last=False, **options)
     with pytest.warns(UserWarning, match=r"skipping images that cannot be read; the first: .*1_broken") as warned:

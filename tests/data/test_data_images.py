@@ -12,6 +12,7 @@ import torch
 from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from timm_asap.data import build_loader, load_dataset
+from timm_asap.data.config import PixelConfig
 from timm_asap.data.images import FORMATS, MAX_PIXELS, ImageFileError, cut_ends, decode_image
 from timm_asap.data.loader import _large_transform
 
@@ -263,7 +264,9 @@ def test_a_line_of_pixels_takes_no_more_memory_than_others(tmp_path, monkeypatch
 
 def test_what_is_cut_would_not_have_been_seen():
     image = noise(40, 40 * 17)
-    transform = _large_transform(False, unchanged(), (3, 32, 32), (0.0,), (1.0,), "bilinear", 0.875)
+    transform = _large_transform(
+        False, unchanged(), PixelConfig(input_size=(3, 32, 32), mean=(0.0,), std=(1.0,), interpolation="bilinear")
+    )
     assert cut_ends(image).size == (640, 40)
     torch.testing.assert_close(transform(image), transform.transform(image), atol=1e-6, rtol=0)
     assert cut_ends(noise(40, 640)).size == (640, 40)

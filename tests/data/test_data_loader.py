@@ -229,8 +229,8 @@ def test_grey_images_for_a_color_network():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"input_size": (1, 32, 32)}, "'noise' has 3 channels per image, the network takes 1"),
-        ({"mean": (0.5, 0.5)}, "mean has 2 values for images of 3 channels"),
+        ({"pixels": PixelConfig(input_size=(1, 32, 32))}, "'noise' has 3 channels per image, the network takes 1"),
+        ({"pixels": PixelConfig(mean=(0.5, 0.5))}, "mean has 2 values for images of 3 channels"),
         ({"batch_size": 0}, "--batch-size is a number from 1 up, got 0"),
     ],
 )
@@ -297,7 +297,9 @@ def test_large_images_come_at_the_input_size(large):
 
 @pytest.mark.filterwarnings(FORK_WARNING)
 def test_workers_change_nothing_in_any_epoch(large):
-    here, workers = (training_loader(large, 2, input_size=(3, 64, 64), num_workers=number) for number in (0, 2))
+    here, workers = (
+        training_loader(large, 2, pixels=PixelConfig(input_size=(3, 64, 64)), num_workers=number) for number in (0, 2)
+    )
     looks = []
     for epoch in (0, 1):
         for loader in (here, workers):

@@ -11,6 +11,7 @@ from PIL.ImageFile import ImageFile
 from tests.support.image_files import number_of, numbered_png, parquet_shards
 from timm_asap.data import LazySplit, TensorSplit, build_loader, load_dataset
 from timm_asap.data.columns import UnknownClassesError
+from timm_asap.data.config import PixelConfig
 from timm_asap.errors import UserError
 
 
@@ -203,8 +204,9 @@ class TestHub:
         data = load_dataset("you/stream", streaming=True)
         assert (data.label_names, data.train.len_or_none, data.test.len_or_none) == (("cats", "dogs"), 10, 10)
         before = len(hub.requests)
-        options = {"mean": (0.0,), "std": (1.0,)}
-        images, labels = zip(*build_loader(data.test, data, 4, training=False, **options), strict=True)
+        images, labels = zip(
+            *build_loader(data.test, data, 4, training=False, pixels=PixelConfig(mean=(0.0,), std=(1.0,))), strict=True
+        )
         assert [number_of(image) for batch in images for image in batch] == [0, 1, 2, 3, 4, 10, 11, 12, 13, 14]
         assert torch.cat(labels).tolist() == [0] * 5 + [1] * 5
         assert not any("/Train/" in path for _, path, _ in hub.requests[before:])

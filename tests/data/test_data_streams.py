@@ -7,6 +7,7 @@ import torch
 
 from tests.support.image_files import number_of, parquet_shards, web_shards
 from timm_asap.data import AugmentConfig, StreamSplit, build_loader, load_dataset, set_epoch
+from timm_asap.data.config import PixelConfig
 from timm_asap.errors import UserError
 
 AUGMENT = AugmentConfig(crop_padding=4, horizontal_flip=True, re_prob=0.5)
@@ -65,7 +66,7 @@ def test_a_stream_of_small_images_is_opened_and_not_counted(data):
 
 
 def test_a_pass_gives_every_sample_once_with_its_label(data):
-    loader = stream_loader(data, augment=NOTHING, mean=(0.0,) * 3, std=(1.0,) * 3)
+    loader = stream_loader(data, augment=NOTHING, pixels=PixelConfig(mean=(0.0,) * 3, std=(1.0,) * 3))
     seen = []
     for images, labels in loader:
         assert images.shape == (4, 3, 32, 32)

@@ -84,7 +84,7 @@ def test_folders_of_numbers_are_those_classes():
 
 
 def test_ten_digits_are_no_classes_of_imagenet():
-    with pytest.raises(UserError, match=r"the data have 10 classes .* and the model tells 1000 apart"):
+    with pytest.raises(UserError, match=r"the data have 10 classes .* and the model has 1000"):
         match_labels([str(n) for n in range(10)], None, 1000)
 
 

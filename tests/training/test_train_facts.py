@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from timm_asap.data.config import PixelConfig
 from timm_asap.provenance import hardware, run_facts
 
 
@@ -28,7 +29,7 @@ def test_data_sets_of_the_hub_are_told_from_folders(name, shown, hub_id, tmp_pat
     data.frame, data.label_names = (0, 0, 0, 0), ("cat", "dog")
     config = SimpleNamespace(model="resnet18")
     monkeypatch.setattr("timm_asap.provenance.command", lambda config, launcher: "")
-    plan = SimpleNamespace(dataset=data, config=config, parameters=1, input_size=(1, 2, 2))
+    plan = SimpleNamespace(dataset=data, config=config, parameters=1, pixels=PixelConfig(input_size=(1, 2, 2)))
     facts = run_facts(plan, Accelerator())["data"]
     assert (facts["name"], facts["hub_id"]) == (shown, hub_id)
     assert facts["label_names"] == ("cat", "dog")

@@ -213,7 +213,7 @@ def test_names_by_number_are_names_in_order(folder):
 def test_one_mean_for_all_channels(tmp_path):
     save_for_hf(timm.create_model("test_resnet", num_classes=2), tmp_path, safe_serialization=True)
     write(tmp_path, pretrained_cfg={"mean": "[0.25]", "std": "[0.5]"})
-    assert open_model(str(tmp_path)).mean == (0.25, 0.25, 0.25)
+    assert open_model(str(tmp_path)).pixels.mean == (0.25, 0.25, 0.25)
 
 
 def test_an_older_file_of_one_level_loads(folder):
