@@ -196,7 +196,7 @@ def test_large_images_stream_through_timms_transforms(tmp_path):
     assert data.image_size == (3, 224, 224)
     assert_numbered(data, 4, input_size=(3, 48, 48))
     augment = AugmentConfig(auto_augment="rand-m9-mstd0.5", re_prob=0.5)
-    options = {"input_size": (3, 48, 48), "augment": augment, "steps_per_epoch": 3}
+    options = {"pixels": PixelConfig(input_size=(3, 48, 48)), "augment": augment, "steps_per_epoch": 3}
     first, again = (build_loader(data.train, data, 2, training=True, **options) for _ in range(2))
     for (images, labels), (same, _) in zip(first, again, strict=True):
         assert torch.equal(images, same)

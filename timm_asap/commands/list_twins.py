@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
             Column("params (M)", right=True, drop=4),
             Column("GMACs", right=True, drop=5),
             Column("+ %", right=True, drop=3),
-            Column("sites", right=True, drop=2),
+            Column("layers", right=True, drop=2),
             Column("left", right=True, drop=1),
             Column("input", drop=0),
             Column("tags", wraps=True),

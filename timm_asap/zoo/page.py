@@ -61,7 +61,7 @@ def render_page(summaries: Iterable[TwinSummary]) -> str:
     return "\n".join(parts)
 
 
-_HEADINGS = ("twin", "params (M)", "GMACs", "+ %", "sites", "left", "input", "tags", "licenses")
+_HEADINGS = ("twin", "params (M)", "GMACs", "+ %", "layers", "left", "input", "tags", "licenses")
 
 
 def _row(summary: TwinSummary) -> Sequence[str]:
@@ -90,7 +90,7 @@ def _left_table(families: dict[str, list[TwinSummary]]) -> str:
                 sites[family, reason] += count
                 twins[family, reason] += 1
     rows = [(family, reason, str(twins[family, reason]), str(count)) for (family, reason), count in sites.items()]
-    return _table(("family", "reason", "twins", "sites"), rows, right=slice(2, 4))
+    return _table(("family", "reason", "twins", "layers"), rows, right=slice(2, 4))
 
 
 def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: slice = slice(0)) -> str:
