@@ -13,6 +13,7 @@ from torch import nn
 import timm_asap
 from tests.support.heal_networks import buffers, images, network, same, trained_alike
 from timm_asap import convert, heal
+from timm_asap.conversion import filtering
 from timm_asap.healing import least_squares, plain_copy
 from timm_asap.healing.batchnorm import reestimate_batchnorm
 from timm_asap.healing.images import ImageBatches
@@ -74,6 +75,20 @@ class TestRefit:
         assert site.refitted
         assert site.error_after == pytest.approx(error.item(), rel=1e-6)
         assert site.error_after < site.error_before
+
+    def test_a_batch_that_runs_in_parts_is_fitted_as_a_whole(self, monkeypatch):
+        def fitted():
+            torch.manual_seed(0)
+            plain = nn.Conv2d(4, 6, 3, stride=2, padding=1).double()
+            layer = copy.deepcopy(plain)
+            convert(layer)
+            refit(layer, torch.randn(80, 4, 11, 13, dtype=torch.float64), plain)
+            return layer.weight
+
+        whole = fitted()
+        monkeypatch.setattr(filtering, "_LARGE", 0)
+        monkeypatch.setattr(filtering, "_PART", 2**14)
+        assert torch.equal(fitted(), whole)
 
     def test_ridge_is_a_share_of_the_mean_squared_input_and_spares_the_bias(self):
         torch.manual_seed(0)

@@ -23,6 +23,7 @@ __all__ = [
     "resample_axes",
     "unwatched",
     "watching_filters",
+    "whole_batches",
 ]
 
 Sizes = tuple[int, ...]
@@ -54,6 +55,8 @@ class Filtered:
 # Whoever watches a forward pass: empty outside `watching_filters`.
 _watchers: list[Callable[[Filtered], None]] = []
 _hiding: list[bool] = []
+# Whoever looks at the calls of layers, and wants one for each batch: empty outside `whole_batches`.
+_looking: list[bool] = []
 
 
 @contextmanager
@@ -64,6 +67,16 @@ def watching_filters(watcher: Callable[[Filtered], None]) -> Iterator[None]:
         yield
     finally:
         _watchers.remove(watcher)
+
+
+@contextmanager
+def whole_batches() -> Iterator[None]:
+    """A context in which every layer runs once on its whole batch, for code that looks at its calls."""
+    _looking.append(True)
+    try:
+        yield
+    finally:
+        _looking.pop()
 
 
 def unwatched() -> AbstractContextManager:
@@ -124,7 +137,7 @@ def in_parts(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, 
         axes: Of the grid.
     """
     is_eager = type(x) in (torch.Tensor, nn.Parameter) and not (
-        torch.compiler.is_compiling() or torch.jit.is_tracing() or _watchers
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or _watchers or _looking
     )
     if not is_eager or x.device.type != "cpu" or x.ndim != axes + 2 or x.shape[0] < 2 or x.nbytes < _LARGE:
         return function(x)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+
+from timm_asap.conversion.filtering import whole_batches
 
 __all__ = ["ConvCall", "ConvCalls", "ResidualFit", "output_positions", "rows_of"]
 
@@ -127,6 +130,16 @@ class ConvCalls(TorchFunctionMode):
     def __init__(self, look: Callable[[ConvCall], bool | None]) -> None:
         super().__init__()
         self.look = look
+        self._whole_batches = ExitStack()
+
+    def __enter__(self) -> ConvCalls:
+        self._whole_batches.enter_context(whole_batches())
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._whole_batches.close()
 
     def __torch_function__(
         self, func: Callable, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
