@@ -19,11 +19,8 @@ import tyro
 
 from benchmarks.study import networks  # noqa: F401 (registers the rivals)
 from benchmarks.study.measure import is_measured, measure
-from benchmarks.study.plan import StudyRun, planned_runs
+from benchmarks.study.plan import FASHION, Study, StudyRun
 from timm_asap.training import TrainConfig, train
-
-#: What is done of all networks before the next is begun.
-STAGES = (("clean", "robustness"), ("held_out",), ("apgd",))
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,14 @@ class Options:
 
 def main() -> None:
     """Do what is left."""
-    options = tyro.cli(Options)
+    carry_out(FASHION, tyro.cli(Options))
+
+
+def carry_out(study: Study, options: Options) -> None:
+    """Train and measure what is left of a study."""
     work = Path(options.work)
-    for stage in STAGES:
-        for run in planned_runs():
+    for stage in study.stages:
+        for run in study.runs():
             parts = [part for part in stage if run.wants(part) and not is_measured(run, part, work)]
             if not parts or (options.only and run.name not in options.only):
                 continue
@@ -58,7 +59,8 @@ def main() -> None:
 def _train(options: Options, run: StudyRun) -> None:
     folder = Path(options.work) / run.name
     if not (folder / "result.json").is_file():
-        train(TrainConfig(**run.settings(), data_dir=options.data_dir, output=str(folder), resume=True))
+        data_dir = run.study.data_dir(options.data_dir, run.seed)
+        train(TrainConfig(**run.settings(), data_dir=data_dir, output=str(folder), resume=True))
         if not (folder / "result.json").is_file():  # a signal: its state is saved
             raise SystemExit(f"{run.name}: stopped; the same command goes on from here")
         print(f"{run.name}: trained", flush=True)

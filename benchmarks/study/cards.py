@@ -17,8 +17,7 @@ from typing import Any
 import torch
 import tyro
 
-from benchmarks.study.measure import PARTS, SHARED
-from benchmarks.study.plan import SEEDS
+from benchmarks.study.plan import FASHION
 from benchmarks.study.results import StudyRecord
 from benchmarks.study.ship import shipped_records
 from timm_asap._io import write_text
@@ -65,7 +64,7 @@ def main() -> None:
             figure = save_png(draw_summary([{**content, "model": {"name": name}}]), CARDS / f"{name}.png")
             card = CARDS / f"{name}.md"
             # what is written by hand: a card takes it over from the one before
-            note = wrap("notes", _OF_THE_STUDY.format(seeds=len(SEEDS)))
+            note = wrap("notes", _OF_THE_STUDY.format(seeds=len(FASHION.seeds)))
             write_text(card, f"---\nlicense: mit\n---\n{MARK} -->\n{note}\n")
             print(write_card(folder, against=plain, shipped_as=name, output=card, figure=figure.name))
             plain = plain or folder
@@ -148,14 +147,14 @@ def lay_out(folder: Path, name: str, record: StudyRecord, data_dir: Path) -> dic
 
 def _sample_ids(labels: torch.Tensor) -> dict[str, torch.Tensor]:
     """Which images were measured, as `timm-asap evaluate` draws them."""
-    limits = PARTS["robustness"]
-    few = choose_images(labels, limits["limit"], SHARED["seed"])
-    attacked = choose_images(labels, min(limits["limit"], limits["limit_attacks"]), SHARED["seed"])
+    limits = FASHION.parts["robustness"]
+    few = choose_images(labels, limits["limit"], FASHION.shared["seed"])
+    attacked = choose_images(labels, min(limits["limit"], limits["limit_attacks"]), FASHION.shared["seed"])
     return {"clean": torch.arange(len(labels)), "corruption": few, "shift": few, "attack": attacked}
 
 
 def _evaluation(run: str, part: str, data_dir: str) -> str:
-    config = EvaluateConfig(models=(run,), data_dir=data_dir, output=part, **(SHARED | PARTS[part]))
+    config = EvaluateConfig(models=(run,), data_dir=data_dir, output=part, **(FASHION.shared | FASHION.parts[part]))
     return " ".join(["timm-asap", "evaluate", *config.flags()])
 
 

@@ -18,49 +18,23 @@ from timm_asap.evaluation import EvaluateConfig, evaluate
 from timm_asap.evaluation.record import RECORD, read_record
 from timm_asap.training.run_folder import RunFolder
 
-RECORDS = RESULTS / "study"
-
-#: Settings of `timm-asap evaluate` by part. In float32, whatever the training used; all networks see the same images.
-PARTS: dict[str, dict[str, Any]] = {
-    "clean": {"measures": ("clean",)},
-    "robustness": {
-        "measures": ("corruptions", "attacks", "shift", "aliasing"),
-        "attacks": ("fgsm", "pgd"),
-        "limit": 2000,
-        "limit_attacks": 1000,
-    },
-    "held_out": {
-        "measures": ("clean", "corruptions", "attacks", "shift"),
-        "attacks": ("fgsm",),
-        "limit": 300,
-        "limit_attacks": 300,
-    },
-    "apgd": {
-        "measures": ("attacks",),
-        "attacks": ("apgd-ce",),
-        "eps": ("1/255", "4/255"),
-        "limit": 2000,
-        "limit_attacks": 250,
-    },
-}
-SHARED: dict[str, Any] = {"dataset": "fashion_mnist", "seed": 0, "channels_last": True, "plots": False}
-
 
 def measure(run: StudyRun, part: str, work: Path, data_dir: str) -> Path:
     """Measure a part of what is measured of a trained network, and write its JSON.
 
     Args:
         run: Which network.
-        part: Of `PARTS`; `held_out` on images of the training set that it never trained on, else on test images.
+        part: Of the study's; `held_out` on images of the training set that it never trained on, else on test images.
         work: Folder of the runs.
-        data_dir: Folder of the four Fashion-MNIST files.
+        data_dir: Folder of the study's data.
 
     Returns:
         The JSON.
     """
+    data_dir = run.study.data_dir(data_dir, run.seed)
     images = str(held_out_folder(work, data_dir)) if part == "held_out" else data_dir
     folder = work / run.name
-    settings = SHARED | PARTS[part]
+    settings = run.study.shared | run.study.parts[part]
     evaluate(EvaluateConfig(models=(str(folder),), data_dir=images, output=str(folder / part), resume=True, **settings))
     return write_json(run, work)
 
@@ -91,16 +65,16 @@ def write_json(run: StudyRun, work: Path) -> Path:
         "epochs": trained.metrics(),
     }
     bits = {}
-    for part in PARTS:
+    for part, part_settings in run.study.parts.items():
         if is_measured(run, part, work):
             record = read_record(trained.path / part)
             by = record.content["produced_by"]
             content["weights_sha256"] = record.content["model"]["weights_sha256"]
-            content[part] = {"settings": PARTS[part], "results": record.content["results"], **_versions(by)}
+            content[part] = {"settings": part_settings, "results": record.content["results"], **_versions(by)}
             right, _ = record.per_image()
             # paired intervals are computed from them
             bits |= {f"{part}/{key}": torch.from_numpy(np.packbits(values.numpy())) for key, values in right.items()}
-    path = RECORDS / f"{run.name}.json"
+    path = RESULTS / run.study.name / f"{run.name}.json"
     with replace_file(path.with_suffix(".safetensors")) as aside:
         save_file(bits, aside)
     write_text(path, json.dumps(content, indent=1) + "\n")

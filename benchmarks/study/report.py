@@ -10,8 +10,7 @@ from pathlib import Path
 from benchmarks.finetuning import finetuning_table, load_record
 from benchmarks.study import tables
 from benchmarks.study.figures import draw_differences, draw_eps_curves
-from benchmarks.study.measure import PARTS
-from benchmarks.study.plan import RECIPE
+from benchmarks.study.plan import FASHION, RECIPE
 from benchmarks.study.results import StudyRecord, load_records
 from benchmarks.study.speed import speed_table
 from timm_asap._io import write_text
@@ -83,14 +82,14 @@ def page(records: dict[str, list[StudyRecord]]) -> str:
     head = HEAD.format(
         findings=FINDINGS.read_text(encoding="utf-8").strip(),
         runs=sum(map(len, records.values())),
-        robust=PARTS["robustness"]["limit"],
-        attacked=PARTS["robustness"]["limit_attacks"],
-        apgd=PARTS["apgd"]["limit_attacks"],
+        robust=FASHION.parts["robustness"]["limit"],
+        attacked=FASHION.parts["robustness"]["limit_attacks"],
+        apgd=FASHION.parts["apgd"]["limit_attacks"],
         **RECIPE,
     )
     held_out = f"""
 Held-out images of the training set: clean on all 12,000 (best epoch, bfloat16), the other columns on
-{PARTS["held_out"]["limit"]} of them.
+{FASHION.parts["held_out"]["limit"]} of them.
 """
     parts = [head]
     parts += ["## Accuracy\n", tables.accuracies(records), _ACCURACY]
@@ -107,11 +106,12 @@ Held-out images of the training set: clean on all 12,000 (best epoch, bfloat16),
     parts += ["## Aliasing\n", tables.aliasing(records), _ALIASING]
     parts += ["## Speed\n", speed_table(), ""]
     parts += ["## Fine-tuning\n", finetuning_table(load_record()), _FINETUNING]
-    parts += ["## Environment\n", _made_with(records["plain"][0])]
+    parts += ["## Environment\n", made_with(records["plain"][0])]
     return "\n".join(parts) + "\n"
 
 
-def _made_with(record: StudyRecord) -> str:
+def made_with(record: StudyRecord) -> str:
+    """Hardware and versions that a network was measured with."""
     part = record.content["robustness"]
     versions = ", ".join(f"{name} {version}" for name, version in part["versions"].items())
     return f"{part['hardware']}; {versions}."

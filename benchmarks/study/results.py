@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from benchmarks.study.measure import PARTS, RECORDS
+from benchmarks.common import RESULTS
+from benchmarks.study.plan import FASHION
 from timm_asap.evaluation import CORRUPTIONS
 from timm_asap.evaluation.statistics import bootstrap_means, percentile_interval
+
+_PARTS = tuple(FASHION.parts)
 
 
 def _corruptions(*names: str) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ class StudyRecord:
         """Entries of `timm-asap evaluate`; none where the part was not measured.
 
         Args:
-            part: Of `PARTS`.
+            part: Of the study's.
             measure: corruption, attack, shift or aliasing.
         """
         return [r for r in self.content.get(part, {"results": []})["results"] if r["measure"] == measure]
@@ -69,13 +72,13 @@ class StudyRecord:
 
         Args:
             prefixes: Beginnings of the results' ids.
-            part: Of `PARTS`.
+            part: Of the study's.
         """
         prefixes = tuple(f"{part}/{prefix}" for prefix in prefixes)
         return np.mean([values for key, values in self.right.items() if key.startswith(prefixes)], axis=0)
 
 
-def load_records(folder: Path = RECORDS) -> dict[str, list[StudyRecord]]:
+def load_records(folder: Path = RESULTS / FASHION.name) -> dict[str, list[StudyRecord]]:
     """The records by variant, in the order of their seeds; those trained under attack have `.fgsm` in their names."""
     found: dict[str, list[StudyRecord]] = {}
     for path in sorted(folder.glob("*.json")):
@@ -89,7 +92,7 @@ def load_records(folder: Path = RECORDS) -> dict[str, list[StudyRecord]]:
 
 def _unpack(path: Path, content: dict[str, Any]) -> dict[str, np.ndarray]:
     bits = load_file(path)
-    images = {f"{part}/{r['id']}": r["images"] for part in PARTS if part in content for r in content[part]["results"]}
+    images = {f"{part}/{r['id']}": r["images"] for part in content if part in _PARTS for r in content[part]["results"]}
     return {name: np.unpackbits(values, count=images[name]) for name, values in bits.items()}
 
 

@@ -24,7 +24,7 @@ RUNS = {record.content["run"]: record for runs in RECORDS.values() for record in
 
 
 def test_the_plan_is_what_the_page_says():
-    runs = plan.planned_runs()
+    runs = plan.FASHION.runs()
     names = [run.name for run in runs]
     assert len(set(names)) == len(names) == 8 * 3 + 3
     assert {f"{variant}.seed{seed}" for variant in plan.VARIANTS for seed in range(3)} <= set(names)
@@ -94,7 +94,7 @@ def test_records_are_complete_and_follow_the_plan(name):
     # bfloat16 or not, these are the same weights on the same images; held-out images come from the same source
     assert record.content["training"]["test_accuracy"] == pytest.approx(100 * record.clean.mean(), abs=0.3)
     assert record.held_out_accuracy == pytest.approx(100 * record.clean.mean(), abs=3)
-    run = next(run for run in plan.planned_runs() if run.name == name)
+    run = next(run for run in plan.FASHION.runs() if run.name == name)
     assert record.content["settings"] == json.loads(json.dumps(run.settings()))
     assert len(record.content["epochs"]) == plan.RECIPE["epochs"]
     assert len(record.clean) == 10_000
@@ -103,7 +103,7 @@ def test_records_are_complete_and_follow_the_plan(name):
     assert corruptions == {(name, severity) for name in CORRUPTIONS for severity in range(1, 6)}
     attacks = {(r["attack"], round(255 * r["eps"], 1)) for r in record.results("robustness", "attack")}
     assert attacks == {(attack, eps) for attack in ("fgsm", "pgd") for eps in (0.5, 1, 2, 4, 8)}
-    for part in measure.PARTS:
+    for part in plan.FASHION.parts:
         for result in record.content.get(part, {"results": []})["results"]:
             if result["measure"] != "aliasing":
                 shown = result.get("accuracy", result.get("consistency"))
@@ -160,17 +160,17 @@ def test_figures_are_drawn_of_any_records():
 @pytest.mark.slow
 def test_the_study_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     data = write_images(tmp_path / "data")
-    monkeypatch.setattr(measure, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
     monkeypatch.setitem(plan.RECIPE, "epochs", 1)
     monkeypatch.setitem(plan.RECIPE, "batch_size", 16)
-    for settings in measure.PARTS.values():
+    for settings in plan.FASHION.parts.values():
         monkeypatch.setitem(settings, "limit", 16)
         monkeypatch.setitem(settings, "limit_attacks", 4)
     words = ["--data-dir", str(data), "--work", str(tmp_path / "work"), "--only", "plain.seed0"]
     monkeypatch.setattr(sys, "argv", ["benchmarks.study", *words])
     study.main()
     (record,) = load_records(tmp_path / "records")["plain"]
-    assert set(measure.PARTS) <= set(record.content)
+    assert set(plan.FASHION.parts) <= set(record.content)
     assert "plain.seed0: trained" in capsys.readouterr().out
     study.main()
     assert "plain.seed0" not in capsys.readouterr().out  # nothing is done twice
