@@ -41,8 +41,8 @@ The drawings of Apple, Google, Twitter and Facebook (npm's `emoji-datasource-*`,
 pixels, without skin tones), to be classified into {classes} categories such as food or flags. `resnet20_lowres` is
 trained on three vendors and measured on the fourth; each seed leaves another one out, so that a seed varies the initial
 weights, the order and the vendor at once. {epochs} epochs of {opt}, batch {batch_size}, peak learning rate {lr:g},
-{sched} schedule, shifts by up to {crop_padding} pixels and flips, float32. A tenth of the training drawings selects the epoch;
-nothing is selected on the vendor that was left out.
+{sched} schedule, shifts by up to {crop_padding} pixels and flips, float32. A tenth of the training drawings selects the
+epoch; nothing is selected on the vendor that was left out.
 
 Clean accuracy on all drawings of that vendor; corruptions (CIFAR-10-C's parameters, five severities) and shifts on
 {robust} of them, attacks (l-inf, eps 0.5, 1 and 2 /255) on {attacked}. Counted: {count} seeds, those that all variants
