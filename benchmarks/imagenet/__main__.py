@@ -30,9 +30,10 @@ from benchmarks.common import RESULTS, environment
 from benchmarks.imagenet.bed import KNOWN, TestBed, cut_crops, known_pictures
 from benchmarks.imagenet.pictures import divide, find_pictures, reduce_pictures
 from benchmarks.markdown import table
-from timm_asap._io import write_text
+from timm_asap._io import read_json, write_text
 from timm_asap.errors import UserError
 from timm_asap.healing.batchnorm import reestimate_batchnorm
+from timm_asap.training.run_folder import ADAPTATION
 
 _HEAL_IMAGES = 256
 
@@ -88,7 +89,8 @@ def main() -> None:
         rows |= _healed(bed, plain, twin, images)
     for name in options.adapted:
         source = f"local-dir:{name}" if Path(name).is_dir() else name
-        rows[Path(name).name] = bed.measure(timm.create_model(source, pretrained=True), options.corruptions)
+        title, curve = _adaptation(Path(name))
+        rows[title] = bed.measure(timm.create_model(source, pretrained=True), options.corruptions) | curve
     record = {
         "architecture": options.architecture,
         "test_pictures": len(test),
@@ -126,6 +128,17 @@ def twin_of(plain: nn.Module, architecture: str) -> nn.Module:
     twin = timm.create_model(f"{architecture}_asap")
     twin.load_state_dict(plain.state_dict())
     return twin.eval()
+
+
+def _adaptation(run: Path) -> tuple[str, dict[str, Any]]:
+    """What a row is called, and how the fidelity went over the steps where a run folder says so."""
+    if not run.is_dir():
+        return f"shipped: {run.name}", {}
+    record = read_json(run / ADAPTATION, "what timm-asap adapt writes")
+    measured = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    start = {"step": 0} | {name: record["at_first_step"][name] for name in ("agreement", "kl")}
+    curve = [start, *({name: line[name] for name in ("step", "agreement", "kl")} for line in measured)]
+    return f"twin, adapted for {record['steps']:,} steps", {"images": record["images"], "curve": curve}
 
 
 def _adapt_crops(bed: TestBed, pictures: dict[str, Path]) -> torch.Tensor:
