@@ -88,13 +88,13 @@ def _run(work: Path, title: str, start: str, epochs: int, seed: int) -> dict[str
         "seed": seed,
         "versions": record.content["produced_by"]["versions"],
         "hardware": record.content["produced_by"]["hardware"],
-        "percent": _means(results),
+        "percent": measured_means(results, COLUMNS),
     }
 
 
-def _means(results: list[dict[str, Any]]) -> dict[str, float]:
-    """By column accuracy in percent, or how often answers stay, over the results whose ids begin so."""
-    found = {column: [r for r in results if r["id"].startswith(prefix)] for column, prefix in COLUMNS.items()}
+def measured_means(results: list[dict[str, Any]], columns: dict[str, str]) -> dict[str, float]:
+    """By column accuracy in percent, or how often answers stay, over the results whose ids begin as it says."""
+    found = {column: [r for r in results if r["id"].startswith(prefix)] for column, prefix in columns.items()}
     return {
         column: statistics.mean(r.get("accuracy", r.get("consistency")) for r in group)
         for column, group in found.items()
