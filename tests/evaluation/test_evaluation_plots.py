@@ -328,6 +328,20 @@ def test_learning_curves(tmp_path):
     assert imread(path).shape[:2] == (320, 1050)
 
 
+def test_curves_of_an_adaptation_show_agreement_and_no_accuracy():
+    line = {"lr": 0.1, "train_loss": 1.5, "train_agreement": 40.0, "agreement": 30.0, "kl": 0.5}
+    figure = draw_learning_curves([{"epoch": 1, **line}, {"epoch": 2, **line, "confident_agreement": 60.0, "kl": 0.4}])
+    assert [axis.get_title() for axis in figure.axes] == [
+        "training loss",
+        "agreement (percent)",
+        "divergence from plain (KL)",
+        "learning rate",
+    ]
+    labels = {line.get_label() for line in figure.axes[1].get_lines()}
+    assert labels == {"train", "held out", "held out, plain confident"}
+    assert curve(figure, 2, 0) == {1: 0.5, 2: 0.4}
+
+
 def test_learning_curves_of_one_and_of_many_epochs():
     figure = draw_learning_curves([epoch(1, val_loss=2.5, val_accuracy=41.0)])
     figure.canvas.draw()

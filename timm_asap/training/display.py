@@ -149,8 +149,16 @@ class ProgressDisplay:
 
 #: Title and unit of each panel, and the end of the names it shows.
 _PANELS = (("loss", "cross-entropy", "loss"), ("accuracy", "percent", "accuracy"), ("learning rate", "", "lr"))
+# An adaptation has no labels, and so no accuracy.
+_ADAPTATION_PANELS = (
+    ("training loss", "", "loss"),
+    ("agreement", "percent", "agreement"),
+    ("divergence from plain", "KL", "kl"),
+    ("learning rate", "", "lr"),
+)
 
 _LABELS = {"pgd": "under PGD"}
+_ADAPTATION_LABELS = {"": "held out", "confident": "held out, plain confident", "train": "train"}
 
 # With more epochs than this, markers would hide the lines.
 _MARKED_EPOCHS = 30
@@ -163,21 +171,23 @@ def draw_learning_curves(records: Sequence[dict[str, Any]]) -> Figure:
     """Every loss, every accuracy and the learning rate, over epochs.
 
     Args:
-        records: Lines of metrics.jsonl, oldest first. Keys that end in `loss`, `accuracy` or `lr` are drawn; a key may
-            be missing, or not a number, in some epochs.
+        records: Lines of metrics.jsonl, oldest first. Keys that end in `loss`, `accuracy` or `lr` are drawn, and of an
+            adaptation `agreement` and `kl`; a key may be missing, or not a number, in some epochs.
 
     Returns:
         The figure, one panel of each kind.
     """
     figure = new_figure(10.5, 3.2)
     names = sorted({key for record in records for key in record if _numbers(records, key)}, key=_order)
-    for axis, (title, unit, ending) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
+    adapted = "train_agreement" in names
+    panels, labels = (_ADAPTATION_PANELS, _ADAPTATION_LABELS) if adapted else (_PANELS, _LABELS)
+    for axis, (title, unit, ending) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         shown = [name for name in names if name == ending or name.endswith(f"_{ending}")]
         for number, name in enumerate(shown):
             short = name.removesuffix(ending).strip("_")
-            _draw(axis, _numbers(records, name), number, _LABELS.get(short, short.replace("_", " ")))
+            _draw(axis, _numbers(records, name), number, labels.get(short, short.replace("_", " ")))
         axis.set_title(f"{title} ({unit})" if unit else title)
-        axis.set_xlabel("epoch")
+        axis.set_xlabel("part of the run" if adapted else "epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axis.set_xlim(records[0]["epoch"] - 0.5, records[-1]["epoch"] + 0.5)
         values = [value for name in shown for _, value in _numbers(records, name)]
