@@ -37,6 +37,14 @@ from timm_asap.training.run_folder import ADAPTATION
 
 _HEAL_IMAGES = 256
 
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "FLC window": {"asap_window": "flc"},
+    "paper layout": {"asap_layout": "paper"},
+    "reflect boundary": {"asap_boundary": "reflect"},
+    "stem left plain": {"asap_stem": False},
+}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -56,6 +64,8 @@ class Options:
     """Run folders of `timm-asap adapt`, or names of pretrained models, to measure besides."""
     heal: bool = True
     """Measure the closed-form repairs, which takes minutes."""
+    variants: bool = False
+    """Measure the closed form of twins with other windows, boundaries and layouts, which takes minutes."""
     corruptions: bool = False
     """Measure predictions under the 15 corruptions, too."""
     crops: int = 5
@@ -87,9 +97,11 @@ def main() -> None:
     if options.heal:
         images = _adapt_crops(bed, pictures)
         rows |= _healed(bed, plain, twin, images)
+    if options.variants:
+        rows |= _variants(bed, plain, options.architecture, _adapt_crops(bed, pictures))
     for name in options.adapted:
         source = f"local-dir:{name}" if Path(name).is_dir() else name
-        title, curve = _adaptation(Path(name))
+        title, curve = adaptation_row(Path(name))
         rows[title] = bed.measure(timm.create_model(source, pretrained=True), options.corruptions) | curve
     record = {
         "architecture": options.architecture,
@@ -123,14 +135,14 @@ def load_plain(architecture: str, weights: Path) -> nn.Module:
     return model.eval()
 
 
-def twin_of(plain: nn.Module, architecture: str) -> nn.Module:
-    """The twin with the plain network's weights."""
-    twin = timm.create_model(f"{architecture}_asap")
+def twin_of(plain: nn.Module, architecture: str, **options: Any) -> nn.Module:
+    """The twin with the plain network's weights; `options` are `asap_*` keywords."""
+    twin = timm.create_model(f"{architecture}_asap", **options)
     twin.load_state_dict(plain.state_dict())
     return twin.eval()
 
 
-def _adaptation(run: Path) -> tuple[str, dict[str, Any]]:
+def adaptation_row(run: Path) -> tuple[str, dict[str, Any]]:
     """What a row is called, and how the fidelity went over the steps where a run folder says so."""
     if not run.is_dir():
         return f"shipped: {run.name}", {}
@@ -138,7 +150,7 @@ def _adaptation(run: Path) -> tuple[str, dict[str, Any]]:
     measured = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     start = {"step": 0} | {name: record["at_first_step"][name] for name in ("agreement", "kl")}
     curve = [start, *({name: line[name] for name in ("step", "agreement", "kl")} for line in measured)]
-    return f"twin, adapted for {record['steps']:,} steps", {"images": record["images"], "curve": curve}
+    return f"twin, adapted for {record['steps']:,} steps", {"curve": curve}
 
 
 def _adapt_crops(bed: TestBed, pictures: dict[str, Path]) -> torch.Tensor:
@@ -167,6 +179,18 @@ def _healed(bed: TestBed, plain: nn.Module, twin: nn.Module, images: torch.Tenso
         report = timm_asap.heal(model, images, plain=plain, batch_size=64, **repairs)
         rows[name] = bed.measure(model) | {"kept": [stage.name for stage in report.stages if stage.kept]}
         print(f"{name}\n{report}", flush=True)
+    return rows
+
+
+def _variants(bed: TestBed, plain: nn.Module, architecture: str, images: torch.Tensor) -> dict[str, Any]:
+    """The closed form of twins that differ in one option, on the same images."""
+    rows = {}
+    for title, options in _VARIANTS.items():
+        model = twin_of(plain, architecture, **options)
+        untouched = bed.measure(model)
+        timm_asap.heal(model, images, plain=plain, batch_size=64, refit="all")
+        rows[f"closed form: {title}"] = bed.measure(model) | {"untouched": untouched["agreement"]}
+        print(f"{title}: {untouched['agreement']:.1f} to {rows[f'closed form: {title}']['agreement']:.1f}", flush=True)
     return rows
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.markdown import mean_and_sd, table
 from benchmarks.study.plan import VARIANTS
 from benchmarks.study.results import GROUPS, Difference, StudyRecord, difference
+from benchmarks.study.seeds import over_seeds
 from timm_asap.evaluation import CORRUPTIONS
 
 Records = dict[str, list[StudyRecord]]
@@ -46,6 +47,17 @@ def differences_by_seed(records: Records) -> str:
         found = [clean_difference(runs, records["plain"])]
         found += [group_difference(runs, records["plain"], GROUPS[group]) for group in _SUMMARY]
         rows.append([VARIANTS[name].title, *(", ".join(f"{gain:+.1f}" for gain in d.by_seed) for d in found)])
+    return table(["percent points", "clean", *_SUMMARY], rows)
+
+
+def differences_over_seeds(records: Records) -> str:
+    """A row per variant: its mean difference from the plain stride, with 95 % t intervals over the seeds."""
+    rows = []
+    for name, runs in _rivals(records):
+        found = [clean_difference(runs, records["plain"])]
+        found += [group_difference(runs, records["plain"], GROUPS[group]) for group in _SUMMARY]
+        over = [over_seeds(d.by_seed) for d in found]
+        rows.append([VARIANTS[name].title, *(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" for d in over)])
     return table(["percent points", "clean", *_SUMMARY], rows)
 
 
