@@ -17,7 +17,8 @@ from tests.support.tiny_run import write_images
 from timm_asap.cli import main
 from timm_asap.data.unlabeled import load_images
 from timm_asap.errors import UserError
-from timm_asap.healing.adapt import AdaptConfig, command, run_adaptation
+from timm_asap.healing.adapt import AdaptConfig, AdaptResult, command, run_adaptation
+from timm_asap.healing.fidelity import Fidelity
 
 CLASSES = 7
 
@@ -118,6 +119,7 @@ class TestRun:
         changed = {name.rpartition(".")[2] for name in before if not torch.equal(before[name], after[name])}
         assert changed == {"weight", "bias"}
         assert result.model.state_dict().keys() == before.keys()
+        assert result.at_first_step.kl == pytest.approx(result.before.kl)  # nothing was repaired first
 
     def test_the_card_says_what_it_is_and_calls_nothing_accuracy(self, run):
         card = (run / "README.md").read_text()
@@ -325,6 +327,37 @@ class TestImages:
         dataset = load_images(tmp_path, 100)
         assert dataset.train[0][0].size == (375, 250)
         assert dataset.train.select(torch.tensor([0, 0])).decode(1).size == (375, 250)
+
+
+@pytest.mark.parametrize(
+    ("before", "start", "after", "said"),
+    [
+        ((10, 2.0), (50, 0.5), (60, 0.4), None),
+        ((10, 2.0), (50, 0.5), (40, 0.6), "the closed-form repair alone was closer: agreement 50.0 %"),
+        ((10, 2.0), (50, 0.5), (60, 0.6), None),  # neither is closer in both
+        ((10, 2.0), (10, 2.0), (5, 3.0), "this did not help"),
+    ],
+)
+def test_what_training_adds_to_the_closed_form_is_said(before, start, after, said, run, monkeypatch, capsys):
+    def fidelity(agreement, kl):
+        return Fidelity(20, 0.5, agreement, (0.0, 100.0), 5, 50.0, kl, (0.0, 9.0))
+
+    found = AdaptResult(
+        run_folder=run,
+        steps=20,
+        stopped=False,
+        before=fidelity(*before),
+        at_first_step=fidelity(*start),
+        after=fidelity(*after),
+        load_line="LOAD",
+        is_main_process=True,
+    )
+    monkeypatch.setattr("timm_asap.healing.adapt.run_adaptation", lambda config: found)
+    assert main(["adapt", "resnet18", "--images", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    notes = [line for line in lines if not line.startswith(("before:", "after:", "LOAD", "more images"))]
+    assert len(notes) == (said is not None)
+    assert not said or notes[0].startswith(said)
 
 
 def test_the_command_is_spelled_as_it_was_given():

@@ -29,4 +29,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"after:  {result.after}")
     if result.after is None or not result.after.is_better_than(result.before):
         print("this did not help: more images, more steps or a lower --lr may")
+    elif result.at_first_step is not None and result.at_first_step.is_better_than(result.after):
+        print(f"the closed-form repair alone was closer: {result.at_first_step}")
+        print("more images, more steps or a lower --lr may help; timm-asap heal --refit-all is that repair")
     print(result.load_line)

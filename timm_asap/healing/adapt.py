@@ -53,6 +53,9 @@ class AdaptResult:
     """Whether it was asked to stop before its last step."""
     before: Fidelity
     """Of the twin with the weights that it started from, on the held-out images."""
+    at_first_step: Fidelity | None
+    """Of the twin that was trained: after the closed-form repairs, where they were made and helped. On the main process
+    alone; None where the run was stopped."""
     after: Fidelity | None
     """Of the exported weights, on the same images; None where the run was stopped."""
     load_line: str
@@ -289,6 +292,7 @@ def _finish(
     """Write adapt.json and result.json, and put the weights into the network that was given."""
     folder, plan = run.folder, run.plan
     trained = run.network_on_cpu()
+    at_first_step = None
     if run.accelerator.is_main_process and after is not None and not stopped:
         record = read_json(folder.path / ADAPTATION, "what timm-asap adapt writes at the start of a run")
         record |= {
@@ -301,6 +305,7 @@ def _finish(
             "steps": run.position.step,
             "after": asdict(after),
         }
+        at_first_step = Fidelity(**record["at_first_step"])
         write_json(folder.path / ADAPTATION, record)
         folder.write_result({"epoch": run.position.epoch, "step": run.position.step, **_shown(after)})
     run.accelerator.wait_for_everyone()
@@ -312,6 +317,7 @@ def _finish(
         steps=run.position.step,
         stopped=stopped,
         before=before,
+        at_first_step=at_first_step,
         after=None if stopped else after,
         load_line=folder.load_line,
         is_main_process=run.accelerator.is_main_process,
