@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.common import RESULTS
 from benchmarks.imagenet.__main__ import fidelity_table
+from benchmarks.imagenet.finetuning import finetuning_table, load_record
 from benchmarks.markdown import table
 from timm_asap._io import write_text
 from timm_asap.evaluation import CORRUPTIONS
@@ -63,6 +64,15 @@ points in it means nothing; the mean is over all fifteen.
 _CURVE = """
 The adaptation, on the center crops of the test photographs: one crop of each, so agreement and KL are noisy. The last
 weights were taken, not the best.
+"""
+
+_FINETUNING = """
+Fine-tuned to scikit-learn's digits, enlarged to {image_size} pixels: {epochs} epochs of {opt} on 1,437 images, batch
+{batch_size}, peak learning rate {lr:g}. Clean accuracy, corruptions (severities 1, 3 and 5, ImageNet-C's parameters),
+FGSM (1 and 4 /255) and shifts on 180 of the 360 held-out digits. Means and standard deviations over seeds; below,
+differences from the plain network of the same seed with 95 % t intervals. "Adapted" is the twin of 2,600 steps. The
+training is short and the task small; longer training was not tried. `python -m benchmarks.imagenet.finetuning` repeats
+it.
 """
 
 
@@ -128,6 +138,8 @@ def page(record: dict[str, Any]) -> str:
         parts += ["## Corruptions\n", corrupted(record), _CORRUPTED.format(pictures=pictures)]
     if any("curve" in row for row in record["rows"].values()):
         parts += ["## Over the steps\n", curves(record), _CURVE]
+    started = load_record()
+    parts += ["## As the start of another task\n", finetuning_table(started), _FINETUNING.format(**started["recipe"])]
     made = record["environment"]
     parts += ["## Environment\n", f"{made['device']}; PyTorch {made['torch']}, timm {made['timm']}."]
     return "\n".join(parts) + "\n"
