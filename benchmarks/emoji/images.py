@@ -40,10 +40,10 @@ def write_folds(packages: Path, output: Path, size: int = 32) -> list[Path]:
         The folds, in the order of `VENDORS`.
 
     Raises:
-        UserError: If a package or its sheet is missing.
+        UserError: If the size is another one, or a package or its sheet is missing.
     """
     if size not in (_SHEET, _SHEET // 2):
-        raise UserError(f"--size: expected 32 or 64, got {size}")
+        raise UserError(f"size: expected 32 or 64, got {size}")
     folds = [output / vendor for vendor in VENDORS]
     if all(fold.is_dir() for fold in folds):
         return folds

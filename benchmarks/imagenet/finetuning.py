@@ -18,8 +18,8 @@ import tyro
 from PIL import Image
 from timm.models import save_for_hf
 
+from benchmarks import finetuning
 from benchmarks.common import RESULTS
-from benchmarks.finetuning import measured_means
 from benchmarks.imagenet.__main__ import twin_of
 from benchmarks.markdown import mean_and_sd, table
 from benchmarks.study.seeds import over_seeds
@@ -60,12 +60,8 @@ SETTINGS: dict[str, Any] = {
     "channels_last": True,
     "plots": False,
 }
-COLUMNS = {
-    "clean": "clean",
-    "15 corruptions": "corruption/",
-    "FGSM": "attack/fgsm-linf/",
-    "circular shift": "shift/circular/",
-    "crop shift": "shift/crop/",
+COLUMNS = {name: prefix for name, prefix in finetuning.COLUMNS.items() if name != "PGD-20"} | {
+    "crop shift": "shift/crop/"
 }
 
 
@@ -116,7 +112,7 @@ def _run(work: Path, images: str, start: str, name: str, seed: int) -> dict[str,
         train(TrainConfig(**RECIPE, model=name, data_dir=images, seed=seed, output=str(folder), resume=True))
     (record,) = evaluate(EvaluateConfig(models=(str(folder),), data_dir=images, resume=True, **SETTINGS))
     by = record.content["produced_by"]
-    percent = measured_means(record.content["results"], COLUMNS)
+    percent = finetuning.measured_means(record.content["results"], COLUMNS)
     return {"start": start, "seed": seed, "versions": by["versions"], "hardware": by["hardware"], "percent": percent}
 
 

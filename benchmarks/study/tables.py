@@ -44,8 +44,7 @@ def differences_by_seed(records: Records) -> str:
     """A row per variant: what each of its networks gains or loses against the plain one of the same seed."""
     rows = []
     for name, runs in _rivals(records):
-        found = [clean_difference(runs, records["plain"])]
-        found += [group_difference(runs, records["plain"], GROUPS[group]) for group in _SUMMARY]
+        found = _summary_differences(runs, records["plain"])
         rows.append([VARIANTS[name].title, *(", ".join(f"{gain:+.1f}" for gain in d.by_seed) for d in found)])
     return table(["percent points", "clean", *_SUMMARY], rows)
 
@@ -54,9 +53,7 @@ def differences_over_seeds(records: Records) -> str:
     """A row per variant: its mean difference from the plain stride, with 95 % t intervals over the seeds."""
     rows = []
     for name, runs in _rivals(records):
-        found = [clean_difference(runs, records["plain"])]
-        found += [group_difference(runs, records["plain"], GROUPS[group]) for group in _SUMMARY]
-        over = [over_seeds(d.by_seed) for d in found]
+        over = [over_seeds(d.by_seed) for d in _summary_differences(runs, records["plain"])]
         rows.append([VARIANTS[name].title, *(f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]" for d in over)])
     return table(["percent points", "clean", *_SUMMARY], rows)
 
@@ -167,6 +164,13 @@ def group_difference(runs: list[StudyRecord], others: list[StudyRecord], prefixe
     """What variants differ in on the mean of some results, by the beginnings of their ids."""
     pairs = _same_seeds(runs, others)
     return difference([run.mean(prefixes) for run, _ in pairs], [other.mean(prefixes) for _, other in pairs])
+
+
+def _summary_differences(runs: list[StudyRecord], others: list[StudyRecord]) -> list[Difference]:
+    return [
+        clean_difference(runs, others),
+        *(group_difference(runs, others, GROUPS[group]) for group in _SUMMARY),
+    ]
 
 
 def _same_seeds(runs: list[StudyRecord], others: list[StudyRecord]) -> list[tuple[StudyRecord, StudyRecord]]:

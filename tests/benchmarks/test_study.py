@@ -169,7 +169,7 @@ def test_the_study_runs_and_goes_on(tmp_path, monkeypatch, capsys):
     words = ["--data-dir", str(data), "--work", str(tmp_path / "work"), "--only", "plain.seed0"]
     monkeypatch.setattr(sys, "argv", ["benchmarks.study", *words])
     study.main()
-    (record,) = load_records(tmp_path / "records")["plain"]
+    (record,) = load_records(tmp_path / plan.FASHION.name)["plain"]
     assert set(plan.FASHION.parts) <= set(record.content)
     assert "plain.seed0: trained" in capsys.readouterr().out
     study.main()

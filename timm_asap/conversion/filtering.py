@@ -69,28 +69,23 @@ def watching_filters(watcher: Callable[[Filtered], None]) -> Iterator[None]:
         _watchers.remove(watcher)
 
 
-@contextmanager
-def whole_batches() -> Iterator[None]:
+def whole_batches() -> AbstractContextManager:
     """A context in which every layer runs once on its whole batch, for code that looks at its calls."""
-    _looking.append(True)
-    try:
-        yield
-    finally:
-        _looking.pop()
+    return _marked(_looking)
 
 
 def unwatched() -> AbstractContextManager:
     """A context of which no watcher sees the operations, for what is run and not used."""
-    return _hidden() if _watchers else nullcontext()
+    return _marked(_hiding) if _watchers else nullcontext()
 
 
 @contextmanager
-def _hidden() -> Iterator[None]:
-    _hiding.append(True)
+def _marked(marks: list[bool]) -> Iterator[None]:
+    marks.append(True)
     try:
         yield
     finally:
-        _hiding.pop()
+        marks.pop()
 
 
 def is_hidden() -> bool:
